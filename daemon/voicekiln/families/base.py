@@ -1,0 +1,118 @@
+"""What a family of voices must tell, and the words in which it does.
+
+Looking and building are apart: `recognise` sees names, shapes and plain metadata, no numbers; only `build`
+gets tensors. Exactly one family may claim a file (`voicekiln.families.choose`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from voicekiln.job import Port, Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """A tensor without its numbers."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """`float16`, `float32`, `bfloat16`, `int64` ..."""
+
+    @property
+    def count(self) -> int:
+        """How many numbers it holds."""
+        product = 1
+        for size in self.shape:
+            product *= size
+        return product
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A checkpoint as `recognise` sees it."""
+
+    tensors: Mapping[str, TensorInfo]
+    """The model's tensors by name; weight norm in its older spelling (`weight_g`, `weight_v`) whatever the file has."""
+    rest: Mapping[str, Any]
+    """Everything else at the file's top level that is plain data: numbers, text, lists and mappings of them."""
+    tensor_key: str | None
+    """The top-level key under which the tensors lie (`weight`, `model`); None if they are the top level itself."""
+    keys: tuple[str, ...]
+    """All top-level keys, also those that hold neither tensors nor plain data."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotMine:
+    """The family declines; `reason` completes the sentence «not a voice of family X: …»."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The family knows this file and can build it."""
+
+    family: str
+    settings: Any
+    """The family's own frozen dataclass: all that `build` needs beside the tensors."""
+    model: Mapping[str, Any]
+    """What `inspect` and the sidecar show (JSON values)."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the person: what was assumed, ignored or rebuilt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exportable:
+    """A network ready to be exported: in eval mode, float32, on the CPU, weight norm folded."""
+
+    module: torch.nn.Module
+    """Called with the inputs in their order; the only randomness inside is drawn by `nets.noise.Noise` modules."""
+    inputs: tuple[Port, ...]
+    """The single source for dynamic axes, sample inputs, the interface check and the sidecar."""
+    outputs: tuple[Port, ...]
+    sample: Callable[[int, np.random.Generator], dict[str, np.ndarray]]
+    """`sample(frames, rng)` draws *plausible* inputs of that length (an f0 glide with an unvoiced gap, not noise)."""
+    wanted_db: Mapping[Precision, float]
+    """The least signal-to-noise ratio (AC part, dB) with which a file of that precision may be published."""
+    metadata: Mapping[str, str]
+    """For the ONNX file's `metadata_props`."""
+    feed: Mapping[str, Any]
+    """For the sidecar: how to feed the ONNX (JSON values)."""
+    in_float32: str | None = None
+    """Path of the submodule (`dec.m_source`) that stays in float32 in an fp16 file, with all that leads to its output;
+    None if there is none."""
+    noises: tuple[str, ...] = field(default=())
+    """Paths of the `nets.noise.Noise` submodules, in the order in which they draw."""
+
+
+class Family(Protocol):
+    """A kind of voice model."""
+
+    name: str
+    """As a person reads it in the sidecar: `rvc`."""
+    title: str
+    """As a person reads it in a sentence: `RVC (v1 and v2)`."""
+
+    def recognise(self, outline: Outline) -> Claim | NotMine:
+        """Say whether this file is of the family.
+
+        Raises:
+            Refusal: if it is, or belongs to it, but cannot be converted: a discriminator, a foreign vocoder,
+                shapes that contradict each other.
+        """
+        ...
+
+    def build(self, claim: Claim, tensors: Mapping[str, torch.Tensor]) -> Exportable:
+        """Return the network with the weights loaded strictly.
+
+        Raises:
+            Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape.
+        """
+        ...

@@ -1,0 +1,245 @@
+"""The nouns that all parts share: what was found, what is wanted, how it ended.
+
+Plain frozen values. No torch here, no file access: this module may be imported by everything.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, get_args
+
+from voicekiln.errors import Refusal
+
+Precision = Literal["fp32", "fp16"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+Interface = Literal["rvc"]
+"""The face that the ONNX shows: names and order of inputs and outputs that clients bind to."""
+INTERFACES: tuple[Interface, ...] = get_args(Interface)
+
+OPSETS = range(17, 21)
+"""The ONNX operator sets that can be asked for; 17 is the first with LayerNormalization, 20 the exporter's last."""
+
+Stage = Literal["load", "build", "export", "halve", "verify"]
+"""The steps of a conversion in the worker, in their order; each has a deadline of its own."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+@dataclass(frozen=True, slots=True)
+class FileStamp:
+    """What tells one state of a file from another, taken from a freshly opened descriptor."""
+
+    dev: int
+    ino: int
+    size: int
+    """Bytes."""
+    mtime_ns: int
+    ctime_ns: int
+    """Evidence of change only, never an age: sync tools restore the other time stamp."""
+
+    @classmethod
+    def of(cls, st: os.stat_result) -> Self:
+        """Return the stamp in a stat result."""
+        return cls(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What to make of a voice; a first-level folder of the inbox that bears its name selects it."""
+
+    name: str
+    precisions: tuple[Precision, ...] = ("fp32",)
+    opset: int = 17
+    interface: Interface = "rvc"
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal for recipes that make equal files, whatever their name."""
+        facts = {"precisions": sorted(self.precisions), "opset": self.opset, "interface": self.interface}
+        return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One conversion, or one look, for the worker. Paths are on local disk and absolute."""
+
+    id: str
+    """Letters and digits; unique in the ledger."""
+    source: Path
+    """The spooled copy; read only."""
+    staging: Path
+    """An empty folder of this job's own, the only place where the worker writes."""
+    sha256: str
+    """Of the source."""
+    recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output of an ONNX file."""
+
+    name: str
+    dtype: str
+    """As NumPy names it: `float32`, `int64`."""
+    axes: tuple[str | int, ...]
+    """A number is a fixed size, a name a dynamic one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fidelity:
+    """How closely a published file agrees with the PyTorch network on the real weights."""
+
+    provider: str
+    """The ONNX Runtime execution provider that ran, such as `CPUExecutionProvider`."""
+    frames: tuple[int, ...]
+    """The lengths that were run; none of them was traced."""
+    snr_db: float
+    """Signal-to-noise ratio of the AC part, the worst of the lengths."""
+    max_abs: float
+    """Largest absolute difference of any sample; full scale is 1."""
+    wanted_db: float
+    """The least `snr_db` with which a file of this precision is published."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """A finished file in the job's staging folder."""
+
+    name: str
+    """File name within the staging folder: `fp32.onnx` or `fp16.onnx`."""
+    precision: Precision
+    sha256: str
+    bytes: int
+    opset: int
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    fidelity: tuple[Fidelity, ...]
+    """One per execution provider."""
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """All that the worker says of a finished conversion; the sidecar is made from it."""
+
+    files: tuple[OnnxFile, ...]
+    model: dict[str, Any]
+    """What `inspect` shows: family, version, rate, speakers ... (JSON values)."""
+    feed: dict[str, Any]
+    """How to feed the ONNX: feature encoder and layer, hop, noise, pitch (JSON values)."""
+    notes: tuple[str, ...]
+    """Sentences for the person: what was assumed or repaired."""
+    seconds: dict[str, float]
+    """Wall seconds per stage."""
+    device: dict[str, Any]
+    versions: dict[str, str]
+
+    def to_json(self) -> str:
+        """Return the form in which the ledger keeps it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Return what `to_json` wrote.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is anything else.
+        """
+        return cls.from_dict(json.loads(text))
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Self:
+        """Return the conversion in decoded JSON, with the types of all that the supervisor relies on checked.
+
+        Raises:
+            ValueError, KeyError, TypeError: if something is missing, unknown or of another type.
+        """
+        return cls(
+            files=tuple(_onnx_file(f) for f in raw["files"]),
+            model=_mapping(raw["model"]),
+            feed=_mapping(raw["feed"]),
+            notes=tuple(_text(n) for n in raw["notes"]),
+            seconds={_text(k): float(v) for k, v in _mapping(raw["seconds"]).items()},
+            device=_mapping(raw["device"]),
+            versions={_text(k): _text(v) for k, v in _mapping(raw["versions"]).items()},
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """Ending: the files lie finished in the staging folder."""
+
+    conversion: Conversion
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """Ending: the file's own fault; final until the file changes."""
+
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Ending: not the file's fault as far as one can tell; tried again."""
+
+    reason: str
+    counts: bool = True
+    """False where the cause is known to lie outside (disk full): such an end is no attempt used up."""
+
+
+Ending = Converted | Refused | Lost
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError(f"expected an object, got {type(value).__name__}")
+    return value
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"expected text, got {type(value).__name__}")
+    return value
+
+
+def _whole(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+        raise ValueError("expected a whole number")
+    return value
+
+
+def _port(raw: object) -> Port:
+    facts = _mapping(raw)
+    axes = tuple(a if isinstance(a, str) else _whole(a) for a in facts["axes"])
+    return Port(_text(facts["name"]), _text(facts["dtype"]), axes)
+
+
+def _fidelity(raw: object) -> Fidelity:
+    facts = _mapping(raw)
+    return Fidelity(
+        provider=_text(facts["provider"]),
+        frames=tuple(_whole(f) for f in facts["frames"]),
+        snr_db=float(facts["snr_db"]),
+        max_abs=float(facts["max_abs"]),
+        wanted_db=float(facts["wanted_db"]),
+    )
+
+
+def _onnx_file(raw: object) -> OnnxFile:
+    facts = _mapping(raw)
+    if facts["precision"] not in PRECISIONS or facts["name"] != f"{facts['precision']}.onnx":
+        raise ValueError("a file of an unknown precision or name")
+    return OnnxFile(
+        name=facts["name"],
+        precision=facts["precision"],
+        sha256=_text(facts["sha256"]),
+        bytes=_whole(facts["bytes"]),
+        opset=_whole(facts["opset"]),
+        inputs=tuple(_port(p) for p in facts["inputs"]),
+        outputs=tuple(_port(p) for p in facts["outputs"]),
+        fidelity=tuple(_fidelity(f) for f in facts["fidelity"]),
+    )

@@ -1,0 +1,1 @@
+"""Layers that voice families share, written from their papers; torch only."""

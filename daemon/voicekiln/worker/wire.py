@@ -1,0 +1,206 @@
+"""The messages between the supervisor and the worker: one JSON object a line, both ways.
+
+Never pickle: the worker has touched a stranger's file, so the supervisor believes nothing it says. Everything
+read here is checked for type and size before it becomes a value; what does not fit is a `WireError`, and the
+parent kills the worker for it. A refusal crosses as a code with values, its words are made in the supervisor.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from voicekiln.errors import Refusal, plain
+from voicekiln.job import STAGES, Conversion, Job, Recipe, Stage
+
+MAX_LINE = 64 * 1024
+"""Bytes. A longer line means that the worker has gone mad; it is killed."""
+
+
+class WireError(Exception):
+    """A line that is no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Convert:
+    """Request: make the ONNX files of `job.recipe` in `job.staging`."""
+
+    job: Job
+
+
+@dataclass(frozen=True, slots=True)
+class Inspect:
+    """Request: say what the file is."""
+
+    id: str
+    source: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Request: write a valid checkpoint with random weights to `target`."""
+
+    id: str
+    target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The worker is up: what it runs on."""
+
+    device: dict[str, Any]
+    """`kind` (`cpu` or `cuda`), `name`, `providers`, and `why_cpu` where a GPU was not found."""
+    versions: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Entered:
+    """The job with this id has entered a stage."""
+
+    id: str
+    stage: Stage
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """`Convert` is done: the files lie, fsynced, in the staging folder."""
+
+    id: str
+    conversion: Conversion
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """`Inspect` or `Sample` is done."""
+
+    id: str
+    model: dict[str, Any]
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Declined:
+    """The file was refused."""
+
+    id: str
+    refusal: Refusal
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """The job failed for a reason that is not the file's fault; `outside` if it lies outside the worker (disk full)."""
+
+    id: str
+    reason: str
+    outside: bool
+
+
+Request = Convert | Inspect | Sample
+Answer = Ready | Entered | Finished | Looked | Declined | Troubled
+
+
+def encode(message: Request | Answer) -> bytes:
+    """Return the line for a message, newline included.
+
+    Raises:
+        WireError: if it is longer than `MAX_LINE`.
+    """
+    body: dict[str, Any] = {"is": type(message).__name__.lower()}
+    if isinstance(message, Declined):
+        body |= {"id": message.id, "code": message.refusal.code, "found": message.refusal.found}
+    else:
+        body |= asdict(message)
+    line = json.dumps(body, default=str, allow_nan=False).encode() + b"\n"
+    if len(line) > MAX_LINE:
+        raise WireError(f"a message of {len(line)} bytes")
+    return line
+
+
+def decode_request(line: bytes) -> Request:
+    """Return the request in a line; for the worker, which trusts its parent.
+
+    Raises:
+        WireError: if it is none.
+    """
+    try:
+        body = json.loads(line)
+        match body.pop("is"):
+            case "convert":
+                raw = body["job"]
+                recipe = raw["recipe"] | {"precisions": tuple(raw["recipe"]["precisions"])}
+                paths = {key: Path(raw[key]) for key in ("source", "staging")}
+                return Convert(Job(**(raw | paths | {"recipe": Recipe(**recipe)})))
+            case "inspect":
+                return Inspect(body["id"], Path(body["source"]))
+            case "sample":
+                return Sample(body["id"], Path(body["target"]))
+            case other:
+                raise WireError(f"unknown request {other!r}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WireError(str(error)) from error
+
+
+def decode_answer(untrusted_line: bytes) -> Answer:
+    """Return the answer in a line from the worker, all of it checked and cleaned.
+
+    Raises:
+        WireError: if it is none, or not of the types that it should be.
+    """
+    if len(untrusted_line) > MAX_LINE:
+        raise WireError("a line that is too long")
+    try:
+        return _answer(_clean(json.loads(untrusted_line)))
+    except RecursionError as error:
+        raise WireError("a message nested too deeply") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WireError(plain(str(error), 200)) from error
+
+
+def _answer(body: dict[str, Any]) -> Answer:
+    match body["is"]:
+        case "ready":
+            return Ready(_dict(body["device"]), {str(k): str(v) for k, v in _dict(body["versions"]).items()})
+        case "entered":
+            if body["stage"] not in STAGES:
+                raise ValueError("an unknown stage")
+            return Entered(_id(body), body["stage"])
+        case "finished":
+            return Finished(_id(body), Conversion.from_dict(_dict(body["conversion"])))
+        case "looked":
+            return Looked(_id(body), _dict(body["model"]), tuple(str(note) for note in body["notes"]))
+        case "declined":
+            found = {str(k): v for k, v in _dict(body["found"]).items()}
+            if not all(isinstance(v, str | int | float) for v in found.values()):
+                raise ValueError("a value that is neither text nor number")
+            return Declined(_id(body), Refusal.from_wire(str(body["code"]), found))
+        case "troubled":
+            return Troubled(_id(body), str(body["reason"]), body["outside"] is True)
+        case _:
+            raise ValueError("an unknown message")
+
+
+def _id(body: dict[str, Any]) -> str:
+    if not isinstance(body["id"], str):
+        raise TypeError("an id that is no text")
+    return body["id"]
+
+
+def _dict(value: object) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("expected an object")
+    return value
+
+
+def _clean(value: Any) -> Any:  # noqa: ANN401 - decoded JSON
+    """Return decoded JSON with every text in it made plain."""
+    match value:
+        case str():
+            return plain(value)
+        case list():
+            return [_clean(item) for item in value]
+        case dict():
+            return {plain(key, 100): _clean(item) for key, item in value.items()}
+        case _:
+            return value
