@@ -39,6 +39,38 @@ class ShareAwayError(Exception):
     """A root folder is not there or does not answer: a state to wait out, never an empty folder."""
 
 
+class NotYet(Exception):  # noqa: N818 - a state of the file, to be looked at again; nobody's fault
+    """A file cannot be taken from the inbox as it is now; `why` says so in words."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+
+class Changed(NotYet):
+    """The file is not the one that was seen before: another state, another file, or gone."""
+
+
+class Unproven(NotYet):
+    """The file is of a form that cannot show that it is complete; only a longer quiet time can."""
+
+
+class Incomplete(NotYet):
+    """A part of the file has not arrived."""
+
+    def refusal(self) -> Refusal:
+        """Return what to tell the person once this has lasted for so long that nothing more will come."""
+        return Damaged(what=self.why)
+
+
+class StillEmpty(Incomplete):
+    """The file has no bytes yet, as most programs begin."""
+
+    def refusal(self) -> Refusal:
+        """Return what to tell the person once this has lasted."""
+        return Empty()
+
+
 class Refusal(Exception):  # noqa: N818 - the domain's word; it is an answer as much as an error
     """The file cannot become a voice in ONNX, and will not until it changes.
 

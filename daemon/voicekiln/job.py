@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -162,7 +163,7 @@ class Conversion:
             model=_mapping(raw["model"]),
             feed=_mapping(raw["feed"]),
             notes=tuple(_text(n) for n in raw["notes"]),
-            seconds={_text(k): float(v) for k, v in _mapping(raw["seconds"]).items()},
+            seconds={_text(k): _number(v) for k, v in _mapping(raw["seconds"]).items()},
             device=_mapping(raw["device"]),
             versions={_text(k): _text(v) for k, v in _mapping(raw["versions"]).items()},
         )
@@ -212,6 +213,12 @@ def _whole(value: object) -> int:
     return value
 
 
+def _number(value: object) -> float:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        raise ValueError("expected a finite number")
+    return float(value)
+
+
 def _port(raw: object) -> Port:
     facts = _mapping(raw)
     axes = tuple(a if isinstance(a, str) else _whole(a) for a in facts["axes"])
@@ -223,9 +230,9 @@ def _fidelity(raw: object) -> Fidelity:
     return Fidelity(
         provider=_text(facts["provider"]),
         frames=tuple(_whole(f) for f in facts["frames"]),
-        snr_db=float(facts["snr_db"]),
-        max_abs=float(facts["max_abs"]),
-        wanted_db=float(facts["wanted_db"]),
+        snr_db=_number(facts["snr_db"]),
+        max_abs=_number(facts["max_abs"]),
+        wanted_db=_number(facts["wanted_db"]),
     )
 
 

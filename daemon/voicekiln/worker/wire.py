@@ -8,6 +8,7 @@ parent kills the worker for it. A refusal crosses as a code with values, its wor
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,12 @@ from voicekiln.job import STAGES, Conversion, Job, Recipe, Stage
 
 MAX_LINE = 64 * 1024
 """Bytes. A longer line means that the worker has gone mad; it is killed."""
+
+MAX_DEPTH = 8
+"""Objects and lists within each other in an answer. Deeper ones could exhaust the stack of whoever walks them later."""
+
+MAX_DIGITS = 18
+"""Of a whole number in an answer; every such number fits into 64 bits and into the ledger."""
 
 
 class WireError(Exception):
@@ -28,6 +35,11 @@ class Convert:
     """Request: make the ONNX files of `job.recipe` in `job.staging`."""
 
     job: Job
+
+    @property
+    def id(self) -> str:
+        """The job's id, under the name that the other requests have for theirs."""
+        return self.job.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,14 +117,17 @@ def encode(message: Request | Answer) -> bytes:
     """Return the line for a message, newline included.
 
     Raises:
-        WireError: if it is longer than `MAX_LINE`.
+        WireError: if it is longer than `MAX_LINE` or holds a number that is not finite.
     """
     body: dict[str, Any] = {"is": type(message).__name__.lower()}
     if isinstance(message, Declined):
         body |= {"id": message.id, "code": message.refusal.code, "found": message.refusal.found}
     else:
         body |= asdict(message)
-    line = json.dumps(body, default=str, allow_nan=False).encode() + b"\n"
+    try:
+        line = json.dumps(body, default=str, allow_nan=False).encode() + b"\n"
+    except ValueError as error:
+        raise WireError(str(error)) from error
     if len(line) > MAX_LINE:
         raise WireError(f"a message of {len(line)} bytes")
     return line
@@ -151,7 +166,10 @@ def decode_answer(untrusted_line: bytes) -> Answer:
     if len(untrusted_line) > MAX_LINE:
         raise WireError("a line that is too long")
     try:
-        return _answer(_clean(json.loads(untrusted_line)))
+        untrusted_body = json.loads(
+            untrusted_line.decode(), parse_int=_whole, parse_float=_finite, parse_constant=_finite
+        )
+        return _answer(_clean(untrusted_body))
     except RecursionError as error:
         raise WireError("a message nested too deeply") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -161,7 +179,7 @@ def decode_answer(untrusted_line: bytes) -> Answer:
 def _answer(body: dict[str, Any]) -> Answer:
     match body["is"]:
         case "ready":
-            return Ready(_dict(body["device"]), {str(k): str(v) for k, v in _dict(body["versions"]).items()})
+            return Ready(_dict(body["device"]), {k: _text(v) for k, v in _dict(body["versions"]).items()})
         case "entered":
             if body["stage"] not in STAGES:
                 raise ValueError("an unknown stage")
@@ -169,22 +187,26 @@ def _answer(body: dict[str, Any]) -> Answer:
         case "finished":
             return Finished(_id(body), Conversion.from_dict(_dict(body["conversion"])))
         case "looked":
-            return Looked(_id(body), _dict(body["model"]), tuple(str(note) for note in body["notes"]))
+            return Looked(_id(body), _dict(body["model"]), tuple(_text(note) for note in _list(body["notes"])))
         case "declined":
-            found = {str(k): v for k, v in _dict(body["found"]).items()}
+            found = _dict(body["found"])
             if not all(isinstance(v, str | int | float) for v in found.values()):
                 raise ValueError("a value that is neither text nor number")
-            return Declined(_id(body), Refusal.from_wire(str(body["code"]), found))
+            return Declined(_id(body), Refusal.from_wire(_text(body["code"]), found))
         case "troubled":
-            return Troubled(_id(body), str(body["reason"]), body["outside"] is True)
+            return Troubled(_id(body), _text(body["reason"]), body["outside"] is True)
         case _:
             raise ValueError("an unknown message")
 
 
 def _id(body: dict[str, Any]) -> str:
-    if not isinstance(body["id"], str):
-        raise TypeError("an id that is no text")
-    return body["id"]
+    return _text(body["id"])
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("expected text")
+    return value
 
 
 def _dict(value: object) -> dict[str, Any]:
@@ -193,14 +215,35 @@ def _dict(value: object) -> dict[str, Any]:
     return value
 
 
-def _clean(value: Any) -> Any:  # noqa: ANN401 - decoded JSON
+def _list(value: object) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError("expected a list")
+    return value
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > MAX_DIGITS:
+        raise ValueError("a number that is too large")
+    return int(digits)
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)  # "NaN" and "-Infinity" among them, which json would let pass
+    if not math.isfinite(number):
+        raise ValueError("a number that is not finite")
+    return number
+
+
+def _clean(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - decoded JSON
     """Return decoded JSON with every text in it made plain."""
+    if depth > MAX_DEPTH:
+        raise ValueError("a message nested too deeply")
     match value:
         case str():
             return plain(value)
         case list():
-            return [_clean(item) for item in value]
+            return [_clean(item, depth + 1) for item in value]
         case dict():
-            return {plain(key, 100): _clean(item) for key, item in value.items()}
+            return {plain(key, 100): _clean(item, depth + 1) for key, item in value.items()}
         case _:
             return value

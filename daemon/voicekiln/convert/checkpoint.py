@@ -1,0 +1,197 @@
+"""The door for strangers' files: `torch.load(weights_only=True)`, after a look at the frame, and nothing else ever.
+
+What comes out is data whose size is bounded by the file's: plain tensors, each with bytes of its own in the file,
+and plain metadata of sane depth. Everything that goes wrong here is an answer to the person (`Refusal`); only a
+machine that fails (`OSError`, `MemoryError`) is not. Accepted: a pickle can still be built to keep torch busy for
+a long time; the deadline of the stage ends that.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from voicekiln.convert.glance import glance
+from voicekiln.errors import BadNumbers, Contradiction, Damaged, NotACheckpoint, NoWeights, Refusal, UnsafePickle, plain
+from voicekiln.families.base import Outline, TensorInfo
+from voicekiln.nets import weight_norm
+
+TENSOR_KEYS: Final = ("weight", "model", "state_dict", "generator")
+"""Where voices keep their tensors, in the order in which they are looked for."""
+
+MAX_TENSORS: Final = 20_000
+MAX_PLAIN: Final = 20_000
+"""Values in one top-level entry; a larger one counts as no plain data."""
+MAX_DEPTH: Final = 12
+MAX_TEXT: Final = 20_000
+"""Characters of one text in the metadata."""
+
+_DTYPES: Final = {
+    torch.float16, torch.bfloat16, torch.float32, torch.float64,
+    torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
+}  # fmt: skip
+_NAMED_GLOBAL = re.compile(r"GLOBAL (\S+) ")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """An opened checkpoint; its tensors may be mapped from the file, which must stay as it is."""
+
+    outline: Outline
+    tensors: Mapping[str, torch.Tensor]
+    """By the same names as in the outline; on the CPU, in the file's own precision."""
+
+
+def open_checkpoint(path: Path) -> Checkpoint:
+    """Load the file and check all that can be checked without knowing what voice it is.
+
+    Raises:
+        Refusal: if it is no checkpoint, is damaged or hostile, holds no weights or weights that are not finite.
+        OSError, MemoryError: if the machine fails, which is not the file's fault.
+    """
+    form = glance(path)
+    whole = _load(path, mapped=form == "zip")
+    if not isinstance(whole, dict):
+        raise NotACheckpoint(what=f"it holds a single {type(whole).__name__}, not a table of weights")
+    entries = {key: value for key, value in dict.items(whole) if isinstance(key, str)}
+    tensor_key, named = _find_tensors(entries)
+    _check_memory(named, path.stat().st_size)
+    _check_numbers(named)
+    tensors = {weight_norm.older_spelling(name): tensor.detach() for name, tensor in named.items()}
+    if len(tensors) < len(named):
+        raise Contradiction(what="it has the weight norm of one layer twice, in both spellings")
+    outline = Outline(
+        tensors={name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()},
+        rest=_plain_entries(entries),
+        tensor_key=tensor_key,
+        keys=tuple(plain(key, 100) for key in entries),
+    )
+    return Checkpoint(outline, tensors)
+
+
+def _load(path: Path, *, mapped: bool) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Call torch.load and turn whatever it raises into a refusal."""
+    try:
+        with warnings.catch_warnings():
+            # torch warns of its own storage classes and of odd but valid pickles; the person is told by refusals.
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A stranger's bytes: torch raises whatever its parsers happen to raise.
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # a disk that fails; positions that a broken file made up are EINVAL
+        raise _explain(str(error)) from error
+
+
+def _explain(message: str) -> Refusal:
+    """Return the refusal for a message of torch.load."""
+    name = _NAMED_GLOBAL.search(message)
+    if name is not None:
+        return UnsafePickle(wants=plain(name[1], 80))
+    return Damaged(what="PyTorch cannot read it")
+
+
+def _find_tensors(entries: dict[str, Any]) -> tuple[str | None, dict[str, torch.Tensor]]:
+    """Return where the model's tensors lie and the tensors.
+
+    Raises:
+        NoWeights: if there are none.
+        Contradiction: if something else lies among them.
+    """
+    top = {name: value for name, value in entries.items() if isinstance(value, torch.Tensor)}
+    found = {key: value for key, value in entries.items() if isinstance(value, dict) and _has_tensors(value)}
+    for key in (*TENSOR_KEYS, *sorted(found, key=lambda key: -len(found[key]))):
+        if key in found and len(found[key]) >= len(top):
+            return key, _only_tensors(found[key])
+    if not top:
+        raise NoWeights(what=", ".join(plain(key, 40) for key in list(entries)[:6]) or "nothing at all")
+    return None, top
+
+
+def _has_tensors(value: dict[Any, Any]) -> bool:
+    return any(isinstance(item, torch.Tensor) for item in dict.values(value))
+
+
+def _only_tensors(value: dict[Any, Any]) -> dict[str, torch.Tensor]:
+    for name, item in dict.items(value):
+        if not (isinstance(name, str) and isinstance(item, torch.Tensor)):
+            raise Contradiction(what=f"among the weights is something that is no tensor ({plain(str(name)[:80])})")
+    return dict(dict.items(value))
+
+
+def _check_memory(tensors: Mapping[str, torch.Tensor], file_bytes: int) -> None:
+    """Refuse tensors that are of a kind that no voice has, or that stand for more numbers than the file holds."""
+    if len(tensors) > MAX_TENSORS:
+        raise Contradiction(what=f"it has {len(tensors)} tensors")
+    total = 0
+    seen = set()
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+            raise NotACheckpoint(what=f"its tensor {plain(name, 80)} is of a kind that no voice has ({tensor.dtype})")
+        needed = tensor.numel() * tensor.element_size()
+        view = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        total += 0 if view in seen else needed  # parts of a network that share their weights are saved as one
+        seen.add(view)
+        if needed > tensor.untyped_storage().nbytes() or total > file_bytes:
+            raise Contradiction(what=f"its tensor {plain(name, 80)} stands for more numbers than the file holds")
+
+
+def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
+    """Refuse NaN and infinity, also what is infinite in float32."""
+    bad: dict[str, int] = {}
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point():
+            number = tensor.float() if tensor.dtype == torch.float64 else tensor
+            count = tensor.numel() - int(torch.isfinite(number).sum())
+            bad |= {name: count} if count else {}
+    if bad:
+        raise BadNumbers(count=sum(bad.values()), tensor=plain(next(iter(bad)), 100))
+
+
+def _plain_entries(entries: dict[str, Any]) -> dict[str, Any]:
+    """Return the top-level entries that are plain data, copied; others are left out."""
+    rest = {}
+    for key, value in entries.items():
+        try:
+            rest[key] = _copy(value, MAX_DEPTH, iter(range(MAX_PLAIN)))
+        except _NotPlainError:
+            continue
+    return rest
+
+
+class _NotPlainError(Exception):
+    """A value that is not plain data, or too much of it."""
+
+
+def _copy(value: Any, depth: int, budget: Iterable[int]) -> Any:  # noqa: ANN401 - plain data of any kind
+    """Return plain data as new objects of the basic types, or raise `_NotPlainError`.
+
+    Texts are cleaned for reading, and infinity and NaN become texts, so that all of it can be written as JSON.
+    """
+    if depth == 0 or next(iter(budget), None) is None:
+        raise _NotPlainError
+    match value:
+        case None | bool():
+            return value
+        case int() if abs(value) < 2**63:
+            return int(value)
+        case float():
+            return float(value) if math.isfinite(value) else str(value)
+        case str() if len(value) <= MAX_TEXT:
+            return plain(value, MAX_TEXT)
+        case list() | tuple():
+            return [_copy(item, depth - 1, budget) for item in value]
+        case dict() if all(isinstance(key, str | int) for key in dict.keys(value)):
+            return {plain(str(key), 200): _copy(item, depth - 1, budget) for key, item in dict.items(value)}
+        case _:
+            raise _NotPlainError

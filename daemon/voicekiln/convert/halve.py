@@ -1,0 +1,157 @@
+"""From a float32 graph to a half-precision one whose phase is still float32.
+
+onnxconverter-common does the work, on everything but the nodes that lead to the source module's output: half a
+phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ruled out on the graph itself
+(`assert_source_in_float32`). What that converter (1.16) leaves wrong is mended in one place, `_mend`.
+
+Weights round to the nearest half number, zero included: the converter's own default would push every weight under
+1e-7 away from zero. What exceeds the largest half number is set to that; the verification judges what it costs.
+"""
+
+from __future__ import annotations
+
+import warnings
+from typing import Final
+
+import onnx
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnxconverter_common import float16
+
+from voicekiln.convert.graph import BadGraphError, noise_nodes, ports
+
+LARGEST_HALF: Final = 65504.0
+
+
+def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
+    """Return a copy in half precision with the inputs and outputs that `model` has.
+
+    Args:
+        model: float32, as `graph.export` makes it; it is left as it is.
+        in_float32: path of the submodule whose output is computed in float32 all the way.
+
+    Raises:
+        BadGraphError: if the result is not of consistent types or not float32 where it has to be.
+    """
+    kept = source_path(model.graph, in_float32) | {node.name for node in noise_nodes(model.graph)}
+    casts = {node.name for node in model.graph.node if node.op_type == "Cast"} - kept
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    with warnings.catch_warnings():
+        # It warns of every number that half precision cannot hold; see above.
+        warnings.filterwarnings("ignore", message="the float32 number", category=UserWarning)
+        half: ModelProto = float16.convert_float_to_float16(
+            copy,
+            min_positive_val=0.0,
+            max_finite_val=LARGEST_HALF,
+            keep_io_types=True,
+            op_block_list=[],
+            node_block_list=sorted(kept),
+        )
+    _mend(half.graph, casts)
+    if ports(half.graph.input) != ports(model.graph.input) or ports(half.graph.output) != ports(model.graph.output):
+        raise BadGraphError("the half-precision graph has other inputs or outputs")
+    onnx.checker.check_model(half, full_check=True)
+    if in_float32 is not None:
+        assert_source_in_float32(half, in_float32)
+    return half
+
+
+def source_path(graph: GraphProto, module: str | None) -> set[str]:
+    """Return the names of the nodes of a submodule and of all that lead to them.
+
+    Raises:
+        BadGraphError: if the graph has no node of that submodule.
+    """
+    if module is None:
+        return set()
+    scope = "/" + module.replace(".", "/") + "/"
+    # A cast within the scope counts only if it leads to something there: the last one leads out.
+    todo = [node for node in graph.node if node.name.startswith(scope) and node.op_type != "Cast"]
+    if not todo:
+        raise BadGraphError(f"no node of {module} in the graph")
+    makers = {name: node for node in graph.node for name in node.output}
+    path = set()
+    while todo:
+        node = todo.pop()
+        if node.name not in path:
+            path.add(node.name)
+            todo += [makers[name] for name in node.input if name in makers]
+    return path
+
+
+def assert_source_in_float32(model: ModelProto, module: str) -> None:
+    """Prove on the graph that no half-precision tensor lies between the inputs and the submodule's output.
+
+    Raises:
+        BadGraphError: if there is one, or a tensor of unknown type, or if no float32 input leads there.
+    """
+    typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    values = (*typed.value_info, *typed.input, *typed.output)
+    types = {value.name: value.type.tensor_type.elem_type for value in values}
+    types |= {tensor.name: tensor.data_type for tensor in typed.initializer}
+    path = source_path(typed, module)
+    touched = {name for node in typed.node if node.name in path for name in (*node.input, *node.output) if name}
+    for name in sorted(touched):
+        if types.get(name) in (None, TensorProto.UNDEFINED, TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            raise BadGraphError(f"{name}, on the way to the output of {module}, is not float32")
+    if not any(value.name in touched and types[value.name] == TensorProto.FLOAT for value in typed.input):
+        raise BadGraphError(f"no float32 input leads to {module}")
+
+
+def _mend(graph: GraphProto, casts: set[str]) -> None:
+    """Put right what onnxconverter-common leaves wrong.
+
+    Args:
+        graph: as it left it.
+        casts: names of the casts that were in the graph before and are half precision's now.
+    """
+    for node in graph.node:
+        if node.name in casts and _target(node) == TensorProto.FLOAT:
+            # It retypes the output of a cast to float, but not the cast (its issues 320, 326).
+            _to(node).i = TensorProto.FLOAT16
+    _bridge(graph)
+    _prune(graph)
+    # Written for a graph that is no more; readers infer it anew.
+    del graph.value_info[:]
+
+
+def _bridge(graph: GraphProto) -> None:
+    """Lead every value that is cast to half and back around both casts: an input on the way to the source, say."""
+    halved = {node.output[0]: node.input[0] for node in graph.node if _target(node) == TensorProto.FLOAT16}
+    # A value of another type than float32 that is cast to half (a mask) is no detour.
+    floats = _float32_values(graph)
+    around = {
+        node.output[0]: halved[node.input[0]]
+        for node in graph.node
+        if _target(node) == TensorProto.FLOAT and halved.get(node.input[0]) in floats
+    }
+    for node in graph.node:
+        for at, name in enumerate(node.input):
+            if name in around:
+                node.input[at] = around[name]
+
+
+def _float32_values(graph: GraphProto) -> set[str]:
+    values = (*graph.value_info, *graph.input)
+    return {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
+
+
+def _prune(graph: GraphProto) -> None:
+    """Remove the nodes whose outputs nobody reads."""
+    while True:
+        read = {name for node in graph.node for name in node.input} | {value.name for value in graph.output}
+        dead = [node for node in graph.node if not read.intersection(node.output)]
+        if not dead:
+            return
+        for node in dead:
+            graph.node.remove(node)
+
+
+def _target(node: NodeProto) -> int | None:
+    """Return the type to which a cast leads; None for other nodes."""
+    return _to(node).i if node.op_type == "Cast" else None
+
+
+def _to(node: NodeProto) -> AttributeProto:
+    to: AttributeProto = next(attribute for attribute in node.attribute if attribute.name == "to")
+    return to

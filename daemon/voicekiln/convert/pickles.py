@@ -1,0 +1,169 @@
+"""A look at a pickle before anything executes it: which names it imports, which storages it claims.
+
+`torch.load(weights_only=True)` is the lock; this is the porter in front of it. Its list of names is much shorter
+than torch's, because a voice needs little: torch's own list has functions that hand out memory by the gigabyte
+(`bytearray`, `_codecs.encode`, empty tensors). The opcodes are read with `pickletools`, which executes nothing,
+and followed on a stack of plain texts, numbers and blanks, just far enough to know what is stored where.
+"""
+
+from __future__ import annotations
+
+import pickletools
+import re
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, Final
+
+from voicekiln.errors import Damaged, NotACheckpoint, UnsafePickle, plain
+
+MAX_OPS = 5_000_000
+"""Opcodes. A training checkpoint with optimizer has about 100 000."""
+
+ITEM_BYTES = {
+    **dict.fromkeys(("ByteStorage", "CharStorage", "BoolStorage", "UntypedStorage"), 1),
+    **dict.fromkeys(("HalfStorage", "BFloat16Storage", "ShortStorage"), 2),
+    **dict.fromkeys(("FloatStorage", "IntStorage"), 4),
+    **dict.fromkeys(("DoubleStorage", "LongStorage"), 8),
+}
+"""Bytes per number in each kind of storage that a voice may have."""
+
+_WELCOME: Final = {
+    "collections.OrderedDict",
+    "collections.Counter",
+    "torch.Size",
+    "torch.device",
+    "torch.nn.parameter.Parameter",
+    "torch._utils._rebuild_parameter",
+    "torch._utils._rebuild_tensor",
+    "torch._utils._rebuild_tensor_v2",
+    "torch._utils._rebuild_tensor_v3",
+    *(f"torch.{kind}" for kind in ITEM_BYTES),
+    "torch.storage.UntypedStorage",
+}
+_A_DTYPE = re.compile(r"torch\.(u?int\d+|float\d+|double|half|bfloat16|bool)")
+_HARMLESS = re.compile(
+    r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
+    r"|torch\.(cuda\.)?(sparse\.)?\w*(Tensor|Storage)|torch\.per_\w+|torch\.q?u?int\w+|torch\.float\w+"
+    r"|torch\.complex\w+|_codecs\.encode|builtins\.(bytearray|set|complex)"
+)
+"""Names that run nothing, but that a voice does not need either: sparse and quantised tensors and the like."""
+
+_TUPLES: Final = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
+_KNOWN: Final = {
+    *_TUPLES, "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "NONE",
+    "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "GLOBAL", "NEWOBJ", "REDUCE",
+    "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MARK", "BINPERSID", "BINGET", "LONG_BINGET", "BINPUT",
+    "LONG_BINPUT", "PROTO", "STOP",
+}  # fmt: skip
+"""The opcodes that torch's unpickler knows."""
+
+_BLANK: Final = object()
+"""Stands for a value that does not matter here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one pickle would make."""
+
+    storages: dict[str, int] = field(default_factory=dict)
+    """Bytes of every storage that it refers to, by key."""
+    texts: tuple[str, ...] = ()
+    """All texts in it, in their order: for the list of keys that ends a legacy file."""
+
+
+def read(stream: BinaryIO) -> Reading:
+    """Follow the pickle that begins at the stream's position and leave the stream behind its end.
+
+    Raises:
+        UnsafePickle: if it imports anything that could run code.
+        NotACheckpoint: if it is of a kind that no voice has.
+        Damaged: if it breaks off or makes no sense.
+    """
+    follower = _Follower()
+    try:
+        for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
+            if count > MAX_OPS:
+                raise NotACheckpoint(what="its table of contents is far larger than a voice's")
+            follower.take(op, arg)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # pickletools raises ValueError on bad bytes; the others are a stack or memo that does not add up.
+        raise Damaged(what="its table of contents is cut off or garbled") from error
+    if follower.foreign:
+        raise NotACheckpoint(what="it is a Python pickle of a kind that PyTorch does not write")
+    return Reading(follower.storages, tuple(follower.texts))
+
+
+class _Follower:
+    """Stack and memo of one pickle, values reduced to texts, numbers and blanks."""
+
+    def __init__(self) -> None:
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.storages: dict[str, int] = {}
+        self.texts: list[str] = []
+        self.foreign = False
+
+    def take(self, op: pickletools.OpcodeInfo, arg: Any) -> None:  # noqa: ANN401 - whatever the opcode carries
+        """Do what `op` does to the stack."""
+        self.foreign = self.foreign or op.name not in _KNOWN
+        match op.name:
+            case "GLOBAL" | "INST":
+                self.stack.append(_admit(arg.replace(" ", ".", 1)))
+            case "STACK_GLOBAL":
+                _admit(".".join(str(part) for part in self.stack[-2:]))
+            case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
+                self.memo[len(self.memo) if arg is None else arg] = self.stack[-1]
+            case "BINGET" | "LONG_BINGET":
+                self.stack.append(self.memo[arg])
+            case "MARK":
+                self.marks.append(len(self.stack))
+            case "BINPERSID":
+                self._claim(self.stack[-1])
+            case "SETITEM" | "SETITEMS":
+                self._set(2 if op.name == "SETITEM" else None)
+            case name if name in _TUPLES:
+                self.stack.append(tuple(self._pop(_TUPLES[name])))
+            case _ if isinstance(arg, str | int) and op.stack_after:
+                self.stack.append(arg)
+                self.texts += [arg] if isinstance(arg, str) else []
+            case _:
+                self._other(op)
+
+    def _other(self, op: pickletools.OpcodeInfo) -> None:
+        """Pop and push as many blanks as the opcode's own description says."""
+        for wanted in reversed(op.stack_before):
+            if wanted is pickletools.stackslice:
+                self._pop(None)
+            elif wanted is not pickletools.markobject:
+                self.stack.pop()
+        self.stack += [_BLANK] * len(op.stack_after)
+
+    def _pop(self, count: int | None) -> list[Any]:
+        """Take the last `count` values, or all down to the last mark."""
+        at = self.marks.pop() if count is None else len(self.stack) - count
+        taken = self.stack[at:]
+        del self.stack[at:]
+        return taken
+
+    def _set(self, count: int | None) -> None:
+        """Set items of the table below them on the stack."""
+        if any(isinstance(key, tuple) for key in self._pop(count)[::2]):
+            # The hash of a tuple of tuples of tuples ... takes for ever, and no voice has such keys.
+            raise NotACheckpoint(what="its tables have keys that are neither text nor numbers")
+
+    def _claim(self, pid: Any) -> None:  # noqa: ANN401 - whatever the file says
+        """Note the storage that a persistent id names: ("storage", kind, key, location, count, ...)."""
+        _, kind, key, _, count, *_ = pid
+        size = int(count) * ITEM_BYTES[kind.rpartition(".")[2]]
+        if size < 0 or self.storages.setdefault(str(key), size) != size:
+            raise ValueError("two sizes for one storage")
+        self.stack[-1] = _BLANK
+
+
+def _admit(name: str) -> str:
+    """Return the imported name if a voice may have it."""
+    if name in _WELCOME or _A_DTYPE.fullmatch(name):
+        return name
+    if _HARMLESS.fullmatch(name):
+        raise NotACheckpoint(what=f"it holds something that no voice has ({plain(name, 80)})")
+    raise UnsafePickle(wants=plain(name, 80))

@@ -1,0 +1,234 @@
+"""Does the file on disk sound like the network? The one question that decides whether a voice is published.
+
+The very bytes that will be published run in ONNX Runtime beside the PyTorch network in float32, at lengths that
+were never traced, on plausible inputs with an unvoiced gap, with the noise on. Noise agrees because it is drawn
+again: a one-node model with the file's own noise node, run as often and in the same order, gives the same numbers
+on the same provider, and the network's `Noise` modules replay them. Every comparison is written so that NaN fails,
+and a reference that is silent fails too: nothing can be heard in it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+
+from voicekiln.convert.graph import BadGraphError, noise_nodes
+from voicekiln.errors import NotFaithful
+from voicekiln.families.base import Exportable
+from voicekiln.job import Fidelity, Port, Precision
+
+LENGTHS: Final = (40, 97)
+"""Frames. Longer than the traced length, with no common factor that a frozen size could hide behind."""
+
+BEST_DB: Final = 200.0
+"""What equal outputs count as; float32 cannot tell more."""
+
+Arrays = Mapping[str, NDArray[Any]]
+
+Draw = Callable[[tuple[int, ...]], torch.Tensor]
+"""Draws standard normal noise of a shape."""
+
+ORT_ERRORS: Final = tuple(
+    getattr(onnxruntime.capi.onnxruntime_pybind11_state, name)
+    for name in ("Fail", "RuntimeException", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NotImplemented")
+)
+"""What ONNX Runtime raises when it cannot load or run a file; they have no class in common but Exception."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How one run differs from its reference."""
+
+    snr_db: float
+    """Of the AC part; NaN if there is a NaN on either side, minus infinity if the reference is silent."""
+    max_abs: float
+
+
+def verify(
+    path: Path, exportable: Exportable, precision: Precision, providers: Sequence[str], lengths: Sequence[int] = LENGTHS
+) -> tuple[Fidelity, ...]:
+    """Return how closely the file agrees with the network, for each provider.
+
+    Args:
+        path: the finished file; what is read is what lies on disk.
+        exportable: the network that the file was made from.
+        precision: decides how close is close enough.
+        providers: ONNX Runtime's names of those to run on.
+        lengths: frames, each of them run.
+
+    Raises:
+        NotFaithful: if the two differ by more than the family allows for that precision, or the file does not run.
+        BadGraphError: if the file has another interface, or ONNX Runtime does not use the provider.
+        MemoryError: if ONNX Runtime finds too little of it.
+    """
+    noises = noise_nodes(onnx.load(path, load_external_data=False).graph)
+    found = []
+    for provider in providers:
+        trial = _Trial(path, exportable, precision, provider)
+        trial.begin(noises)
+        found.append(trial.judge({frames: trial.compare(frames) for frames in lengths}))
+    return tuple(found)
+
+
+def difference(reference: NDArray[Any], got: NDArray[Any]) -> Difference:
+    """Compare two outputs of equal shape; the reference's mean is no signal."""
+    exact = reference.astype(np.float64)
+    error = got.astype(np.float64) - exact
+    signal, noise = float(np.var(exact)), float(np.mean(error**2))
+    return Difference(_decibels(signal, noise), float(np.max(np.abs(error))))
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if math.isnan(signal) or math.isnan(noise):
+        return math.nan
+    if signal == 0 or math.isinf(noise):
+        return -math.inf
+    return min(BEST_DB, 10 * math.log10(signal / noise)) if noise > 0 else BEST_DB
+
+
+def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSession:
+    """Return a session that really runs on `provider`.
+
+    Raises:
+        BadGraphError: if ONNX Runtime left the provider out.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors; the rest goes to stderr, where nobody looks
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.inter_op_num_threads = 1
+    # TF32 has ten bits; the comparison is with float32.
+    settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=[(provider, settings)])
+    if provider not in session.get_providers():
+        raise BadGraphError(f"ONNX Runtime does not use {provider}")
+    return session
+
+
+class _Trial:
+    """One file on one provider, beside the network."""
+
+    def __init__(self, path: Path, exportable: Exportable, precision: Precision, provider: str) -> None:
+        self.path, self.exportable, self.precision, self.provider = path, exportable, precision, provider
+        self.wanted_db = exportable.wanted_db[precision]
+
+    def begin(self, noises: Sequence[onnx.NodeProto]) -> None:
+        """Open the file, and a source for each of its noises, in the graph's order."""
+        with self._running(0):
+            self.session = open_session(self.path, self.provider)
+        _check_ports(self.session, self.exportable)
+        self.sources = [_noise_source(node, self.provider) for node in noises]
+
+    def compare(self, frames: int) -> Difference:
+        """Run both at one length and return the worst difference among the outputs."""
+        inputs = self.exportable.sample(frames, np.random.default_rng(frames))
+        wanted = _ask_network(self.exportable, inputs, self.sources)
+        with self._running(frames):
+            got = self.session.run([port.name for port in self.exportable.outputs], dict(inputs))
+        if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(wanted, got, strict=True)):
+            raise self._unfaithful("no", frames)
+        found = [difference(a, b) for a, b in zip(wanted, got, strict=True)]
+        # NumPy's minimum and maximum of anything and NaN are NaN; Python's depend on the order.
+        return Difference(float(np.min([d.snr_db for d in found])), float(np.max([d.max_abs for d in found])))
+
+    def judge(self, differences: Mapping[int, Difference]) -> Fidelity:
+        """Return the worst of the lengths, or raise `NotFaithful` for it."""
+        for frames, found in differences.items():
+            if not (found.snr_db >= self.wanted_db and found.max_abs < math.inf):  # so written, NaN is refused
+                raise self._unfaithful(round(found.snr_db, 1) if math.isfinite(found.snr_db) else "no", frames)
+        return Fidelity(
+            provider=self.provider,
+            frames=tuple(differences),
+            snr_db=round(min(d.snr_db for d in differences.values()), 2),
+            max_abs=max(d.max_abs for d in differences.values()),
+            wanted_db=self.wanted_db,
+        )
+
+    @contextmanager
+    def _running(self, frames: int) -> Iterator[None]:
+        """Turn ONNX Runtime's complaints about the file into `NotFaithful`, but not those about memory."""
+        try:
+            yield
+        except ORT_ERRORS as error:
+            if "alloc" in str(error).lower() or "out of memory" in str(error).lower():
+                raise MemoryError(str(error)[:300]) from error
+            raise self._unfaithful("no", frames) from error
+
+    def _unfaithful(self, snr_db: float | str, frames: int) -> NotFaithful:
+        return NotFaithful(
+            precision=self.precision,
+            snr_db=snr_db,
+            frames=frames,
+            provider=self.provider,
+            wanted_db=self.wanted_db,
+        )
+
+
+def _check_ports(session: onnxruntime.InferenceSession, exportable: Exportable) -> None:
+    """The session shows the interface that was asked for."""
+    for found, wanted in ((session.get_inputs(), exportable.inputs), (session.get_outputs(), exportable.outputs)):
+        seen = tuple(Port(arg.name, _DTYPES.get(arg.type, arg.type), tuple(arg.shape)) for arg in found)
+        if seen != tuple(wanted):
+            raise BadGraphError(f"the file has {seen}, wanted are {wanted}")
+
+
+_DTYPES: Final = {"tensor(float)": "float32", "tensor(int64)": "int64"}
+
+
+def _noise_source(node: onnx.NodeProto, provider: str) -> Draw:
+    """Return a function that draws what the file's noise node draws, call by call."""
+    alone = onnx.NodeProto()
+    alone.CopyFrom(node)
+    alone.input[:], alone.output[:] = ["like"], ["noise"]
+    float32 = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [alone],
+        "noise",
+        [onnx.helper.make_tensor_value_info("like", float32, None)],
+        [onnx.helper.make_tensor_value_info("noise", float32, None)],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    session = open_session(model.SerializeToString(), provider)
+
+    def draw(shape: tuple[int, ...]) -> torch.Tensor:
+        return torch.from_numpy(session.run(None, {"like": np.zeros(shape, np.float32)})[0])
+
+    return draw
+
+
+def _ask_network(exportable: Exportable, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
+    """Return the outputs of the PyTorch network on the same noise."""
+    arguments = [torch.from_numpy(inputs[port.name]) for port in exportable.inputs]
+    with torch.inference_mode(), _replaying(exportable, sources):
+        outputs = exportable.module(*arguments)
+    return [tensor.numpy() for tensor in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
+
+
+@contextmanager
+def _replaying(exportable: Exportable, sources: Sequence[Draw]) -> Iterator[None]:
+    """Let the network's `Noise` modules give what `sources` draw; the shapes are known when they are called."""
+    modules: list[Any] = [exportable.module.get_submodule(path) for path in exportable.noises]
+
+    def prepare(draw: Draw) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
+        def replay(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:  # noqa: ANN401 - a Noise
+            module.replay = draw(tuple(arguments[0].shape))
+
+        return replay
+
+    hooks = [module.register_forward_pre_hook(prepare(draw)) for module, draw in zip(modules, sources, strict=True)]
+    try:
+        yield
+    finally:
+        for module, hook in zip(modules, hooks, strict=True):
+            hook.remove()
+            module.replay = None

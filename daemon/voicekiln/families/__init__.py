@@ -1,0 +1,1 @@
+"""The families of voices that voicekiln converts, and the choice among them."""

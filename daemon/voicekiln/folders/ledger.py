@@ -1,0 +1,455 @@
+"""What voicekiln knows of every file, kept in SQLite so that a restart at any moment loses nothing.
+
+The only door to sqlite3. The ledger lies in the state folder on local disk, never on a share. One row a source
+file (`Voice`); its `state` says what has to happen next, so that after a crash the service only has to look at
+the states. Ages are counted from `finished`, our own time of publication, never from a file's time stamps.
+The daemon writes from its loop alone; the commands `retry` and `forget` write from a process of their own, which
+is why they touch nothing that is in work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, astuple, dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+from typing import Literal, Self
+
+from voicekiln.errors import REFUSALS, Refusal
+from voicekiln.job import Conversion, Converted, FileStamp, Refused
+
+LAYOUT = 1
+"""Of the tables; kept in the database's `user_version`."""
+
+_TABLES = """
+CREATE TABLE voices (
+    id INTEGER PRIMARY KEY,
+    relpath BLOB NOT NULL UNIQUE,
+    recipe TEXT NOT NULL,
+    stamp TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    next_try REAL,
+    first_seen REAL NOT NULL,
+    finished REAL,
+    sha256 TEXT,
+    key TEXT,
+    job TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    ending TEXT,
+    base BLOB,
+    source TEXT NOT NULL DEFAULT 'there'
+);
+CREATE INDEX voices_by_state ON voices (state);
+CREATE INDEX voices_by_key ON voices (key);
+CREATE TABLE names (fold BLOB PRIMARY KEY, voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE);
+CREATE TABLE files (
+    path BLOB PRIMARY KEY,
+    voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    published REAL NOT NULL
+);
+CREATE INDEX files_by_voice ON files (voice);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+class State(StrEnum):
+    """What has to happen next with a file."""
+
+    SETTLING = "settling"
+    """Seen; it has to stay unchanged for the quiet time."""
+    INCOMPLETE = "incomplete"
+    """Quiet, but it proves not to be whole: wait for a change, in the end refuse."""
+    QUEUED = "queued"
+    """Spooled; waits for a worker."""
+    CONVERTING = "converting"
+    """With a worker."""
+    CONVERTED = "converted"
+    """The files lie in staging (or in a twin's results) and have to be published."""
+    REFUSING = "refusing"
+    """The refusal has to be published."""
+    DONE = "done"
+    REFUSED = "refused"
+
+
+AT_REST = (State.DONE, State.REFUSED)
+"""Nothing is to be done until the file changes."""
+REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
+"""A newer file under the same name starts over at once; in the other states it waits for the end."""
+
+Kind = Literal["onnx", "sidecar", "refusal"]
+Source = Literal["there", "gone", "swept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A row: one source file of the inbox."""
+
+    id: int
+    relpath: PurePosixPath
+    recipe: str
+    stamp: FileStamp
+    state: State
+    reason: str
+    """Why it waits, for people; empty where the state says it all."""
+    next_try: float | None
+    """Wall-clock seconds, for people; the loop keeps its own monotonic time."""
+    first_seen: float
+    finished: float | None
+    """Wall-clock seconds of the last publication."""
+    sha256: str | None
+    """Of the content last spooled."""
+    key: str | None
+    """Content, recipe and tool version together: equal keys have equal results."""
+    job: str | None
+    attempts: int
+    ending: Converted | Refused | None
+    base: PurePosixPath | None
+    """Path of the results in the outbox without their endings."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The part of a row that a scan is compared with."""
+
+    id: int
+    stamp: FileStamp
+    state: State
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file of ours in the outbox."""
+
+    path: PurePosixPath
+    kind: Kind
+    sha256: str
+    bytes: int
+
+
+class Ledger:
+    """See the module. Times are wall-clock seconds and come in as `at`."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the ledger.
+
+        Raises:
+            sqlite3.DatabaseError: if the file is no ledger, or one of a newer voicekiln.
+        """
+        self._db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
+        self._db.row_factory = sqlite3.Row
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            self._db.execute(f"PRAGMA {pragma}")
+        with self._change():
+            layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+            if layout not in (0, LAYOUT):
+                raise sqlite3.DatabaseError(f"{path} was written by another version of voicekiln (layout {layout})")
+            if layout == 0:
+                for statement in _TABLES.strip().split(";\n"):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={LAYOUT}")
+                self._db.execute("INSERT INTO facts VALUES ('instance', ?)", (secrets.token_hex(4),))
+
+    def close(self) -> None:
+        """Close the database; the object is of no use afterwards."""
+        self._db.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _change(self) -> Iterator[None]:
+        self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    # --- looking -----------------------------------------------------------------------------------------------
+
+    @property
+    def instance(self) -> str:
+        """Eight hex digits that mark the temporary files of this ledger's daemon, and no other's."""
+        return self.fact("instance") or ""
+
+    def fact(self, name: str) -> str | None:
+        """Return what `set_fact` kept."""
+        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row["value"])
+
+    def voices(self, *states: State) -> list[Voice]:
+        """Return the voices in these states (all, if none is given), the longest known first."""
+        some = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
+        return [_voice(r) for r in self._db.execute(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)]  # noqa: S608 - question marks only
+
+    def voice(self, relpath: PurePosixPath) -> Voice | None:
+        """Return the row of a source file."""
+        row = self._db.execute("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),)).fetchone()
+        return None if row is None else _voice(row)
+
+    def by_id(self, voice: int) -> Voice:
+        """Return the row with this number; it has to exist."""
+        return _voice(self._db.execute("SELECT * FROM voices WHERE id = ?", (voice,)).fetchone())
+
+    def stamps(self) -> dict[PurePosixPath, Known]:
+        """Return what a scan has to be compared with."""
+        rows = self._db.execute("SELECT id, relpath, stamp, state, source FROM voices")
+        return {
+            _path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"]) for r in rows
+        }
+
+    def files(self, voice: int | None = None) -> list[tuple[int, float, Published]]:
+        """Return voice, time of publication and file for what lies in the outbox, of one voice or of all."""
+        some, which = ("WHERE voice = ?", (voice,)) if voice is not None else ("", ())
+        rows = self._db.execute(f"SELECT * FROM files {some} ORDER BY published, path", which)  # noqa: S608 - fixed text
+        return [
+            (r["voice"], r["published"], Published(_path(r["path"]), r["kind"], r["sha256"], r["bytes"])) for r in rows
+        ]
+
+    def twin(self, voice: Voice) -> Voice | None:
+        """Return another voice at rest with the same key, so that its ending is this one's too."""
+        row = self._db.execute(
+            "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
+            (voice.key, voice.id, *AT_REST),
+        ).fetchone()
+        return None if row is None else _voice(row)
+
+    def counts(self) -> dict[State, int]:
+        """Return how many voices there are in each state."""
+        rows = self._db.execute("SELECT state, count(*) AS n FROM voices GROUP BY state")
+        return {State(r["state"]): r["n"] for r in rows}
+
+    # --- writing, in the order of a voice's way -----------------------------------------------------------------
+
+    def set_fact(self, name: str, value: str | None) -> None:
+        """Keep a fact about the daemon as a whole; None removes it."""
+        with self._change():
+            self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
+            if value is not None:
+                self._db.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
+
+    def sight(self, relpath: PurePosixPath, recipe: str, stamp: FileStamp, at: float) -> Voice:
+        """Note that a file is there in a state not known so far: it has to settle."""
+        with self._change():
+            self._db.execute(
+                "INSERT INTO voices (relpath, recipe, stamp, state, first_seen) VALUES (?, ?, ?, ?, ?) "
+                "ON CONFLICT (relpath) DO UPDATE SET recipe = excluded.recipe, stamp = excluded.stamp, "
+                "state = excluded.state, reason = '', next_try = NULL, job = NULL, source = 'there'",
+                (os.fsencode(relpath), recipe, json.dumps(astuple(stamp)), State.SETTLING, at),
+            )
+        seen = self.voice(relpath)
+        assert seen is not None  # noqa: S101 - it was written a line above
+        return seen
+
+    def wait(self, voice: int, state: State, reason: str, next_try: float | None = None) -> None:
+        """Note that a voice waits in `state`, and why."""
+        self._set(voice, state=state, reason=reason, next_try=next_try)
+
+    def spooled(self, voice: int, stamp: FileStamp, sha256: str, key: str, job: str) -> None:
+        """Note that the copy of this content lies in the spool under `job`; attempts start anew with new content."""
+        with self._change():
+            self._db.execute(
+                "UPDATE voices SET stamp = ?, sha256 = ?, job = ?, state = ?, reason = '', next_try = NULL, "
+                "attempts = CASE WHEN key IS ? THEN attempts ELSE 0 END, "
+                "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
+                (json.dumps(astuple(stamp)), sha256, job, State.QUEUED, key, key, key, voice),
+            )
+
+    def start(self, voice: int) -> int:
+        """Count an attempt, on disk, before the work begins; return how many there were with it."""
+        with self._change():
+            self._db.execute(
+                "UPDATE voices SET state = ?, attempts = attempts + 1, reason = '', next_try = NULL WHERE id = ?",
+                (State.CONVERTING, voice),
+            )
+        return self.by_id(voice).attempts
+
+    def lost(self, voice: int, reason: str, next_try: float | None, *, counts: bool) -> None:
+        """Note that the attempt came to nothing and will be made again; one that does not count is given back."""
+        back = 0 if counts else 1
+        with self._change():
+            self._db.execute(
+                "UPDATE voices SET state = ?, reason = ?, next_try = ?, attempts = max(0, attempts - ?) WHERE id = ?",
+                (State.QUEUED, reason, next_try, back, voice),
+            )
+
+    def ended(self, voice: int, ending: Converted | Refused, *, of_content: bool = True) -> None:
+        """Note how it ended; what remains is to publish that.
+
+        `of_content` is False where the ending does not follow from the content alone (the worker was lost, the file
+        is a link), so that no twin may inherit it.
+        """
+        state = State.CONVERTED if isinstance(ending, Converted) else State.REFUSING
+        changes: dict[str, object] = {"state": state, "ending": _ending_json(ending), "reason": "", "next_try": None}
+        self._set(voice, **(changes if of_content else changes | {"key": None}))
+
+    def claim_base(self, voice: int, base: PurePosixPath, folds: Iterable[str]) -> bool:
+        """Reserve an output path and the folded names that come with it for this voice; False if one is taken."""
+        with self._change():
+            wanted = [os.fsencode(fold) for fold in folds]  # names may hold bytes that are no text
+            marks = ",".join("?" * len(wanted))
+            taken = self._db.execute(
+                f"SELECT 1 FROM names WHERE fold IN ({marks}) AND voice != ?",  # noqa: S608 - question marks only
+                (*wanted, voice),
+            ).fetchone()
+            if taken:
+                return False
+            self._db.execute("DELETE FROM names WHERE voice = ?", (voice,))
+            self._db.executemany("INSERT INTO names VALUES (?, ?)", [(fold, voice) for fold in wanted])
+            self._db.execute("UPDATE voices SET base = ? WHERE id = ?", (os.fsencode(base), voice))
+        return True
+
+    def published(self, voice: int, files: Iterable[Published], gone: Iterable[PurePosixPath], at: float) -> None:
+        """Note that the ending lies in the outbox; `gone` are files of ours that it replaced."""
+        with self._change():
+            self._forget_files(gone)
+            self._keep_files(voice, files, at)
+            self._rest(voice, at)
+
+    def also_published(self, voice: int, files: Iterable[Published], at: float) -> None:
+        """Note files that were published while the ending itself still waits."""
+        with self._change():
+            self._keep_files(voice, files, at)
+
+    def unchanged(self, voice: int, stamp: FileStamp, at: float) -> None:
+        """Note that a file seen anew has the content that its results, still there, were made from."""
+        with self._change():
+            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (json.dumps(astuple(stamp)), voice))
+            self._rest(voice, at)
+
+    def start_over(self, voice: int) -> None:
+        """Note that what was made of a voice is lost, so that the source has to be taken again."""
+        self._set(voice, state=State.SETTLING, job=None, key=None, ending=None, reason="", next_try=None)
+
+    def vanished(self, voice: int) -> None:
+        """Note that the source is no longer in the inbox; a row with nothing to show for it goes."""
+        with self._change():
+            self._db.execute("UPDATE voices SET source = 'gone' WHERE id = ? AND source = 'there'", (voice,))
+            self._drop_if_spent(voice)
+
+    def swept_source(self, voice: int) -> None:
+        """Note that the sweeper removed the source."""
+        with self._change():
+            self._db.execute("UPDATE voices SET source = 'swept' WHERE id = ?", (voice,))
+            self._drop_if_spent(voice)
+
+    def swept_files(self, voice: int, paths: Iterable[PurePosixPath]) -> None:
+        """Note that these files are ours no longer: removed, or found to be somebody else's."""
+        with self._change():
+            self._forget_files(paths)
+            self._drop_if_spent(voice)
+
+    def retry(self, voice: int) -> bool:
+        """Let a voice at rest or waiting go through everything again; False while it is in work."""
+        with self._change():
+            done = self._db.execute(
+                "UPDATE voices SET state = ?, attempts = 0, key = NULL, ending = NULL, job = NULL, reason = '', "
+                "next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
+                (State.SETTLING, voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
+            )
+            return done.rowcount == 1
+
+    def forget(self, voice: int) -> bool:
+        """Remove all knowledge of a voice; its files stay where they are. False while it is in work."""
+        with self._change():
+            done = self._db.execute(
+                "DELETE FROM voices WHERE id = ? AND state NOT IN (?, ?, ?)",
+                (voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
+            )
+            return done.rowcount == 1
+
+    def _set(self, voice: int, **columns: object) -> None:
+        names = ", ".join(f"{name} = ?" for name in columns)
+        with self._change():
+            self._db.execute(f"UPDATE voices SET {names} WHERE id = ?", (*columns.values(), voice))  # noqa: S608 - our names
+
+    def _rest(self, voice: int, finished: float) -> None:
+        row = self.by_id(voice)
+        state = State.DONE if isinstance(row.ending, Converted) else State.REFUSED
+        self._db.execute(
+            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, "
+            "finished = ? WHERE id = ?",
+            (state, finished, voice),
+        )
+        self._drop_if_spent(voice)
+
+    def _keep_files(self, voice: int, files: Iterable[Published], at: float) -> None:
+        self._db.executemany(
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
+            [(os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, at) for f in files],
+        )
+
+    def _forget_files(self, paths: Iterable[PurePosixPath]) -> None:
+        self._db.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in paths])
+
+    def _drop_if_spent(self, voice: int) -> None:
+        """Delete the row of a voice whose source is gone, that is not in work and has nothing in the outbox."""
+        self._db.execute(
+            "DELETE FROM voices WHERE id = ? AND source != 'there' AND state IN (?, ?, ?, ?) "
+            "AND NOT EXISTS (SELECT 1 FROM files WHERE files.voice = voices.id)",
+            (voice, State.SETTLING, State.INCOMPLETE, *AT_REST),
+        )
+
+
+def _path(raw: bytes) -> PurePosixPath:
+    return PurePosixPath(os.fsdecode(raw))
+
+
+def _stamp(raw: str) -> FileStamp:
+    return FileStamp(*json.loads(raw))
+
+
+def _ending_json(ending: Converted | Refused) -> str:
+    match ending:
+        case Converted(conversion):
+            return json.dumps({"converted": asdict(conversion)})
+        case Refused(refusal):
+            return json.dumps({"refused": {"code": refusal.code, "found": refusal.found}})
+
+
+def _ending(raw: str | None) -> Converted | Refused | None:
+    if raw is None:
+        return None
+    body = json.loads(raw)
+    if "converted" in body:
+        return Converted(Conversion.from_dict(body["converted"]))
+    refused = body["refused"]
+    if refused["code"] not in REFUSALS:  # written by a voicekiln that knew another code: judge the file anew
+        return None
+    return Refused(Refusal.from_wire(refused["code"], refused["found"]))
+
+
+def _voice(row: sqlite3.Row) -> Voice:
+    return Voice(
+        id=row["id"],
+        relpath=_path(row["relpath"]),
+        recipe=row["recipe"],
+        stamp=_stamp(row["stamp"]),
+        state=State(row["state"]),
+        reason=row["reason"],
+        next_try=row["next_try"],
+        first_seen=row["first_seen"],
+        finished=row["finished"],
+        sha256=row["sha256"],
+        key=row["key"],
+        job=row["job"],
+        attempts=row["attempts"],
+        ending=_ending(row["ending"]),
+        base=None if row["base"] is None else _path(row["base"]),
+        source=row["source"],
+    )

@@ -1,0 +1,306 @@
+"""Putting finished files into the outbox so that no reader ever sees half of one.
+
+Every file is copied to a hidden temporary name beside its target, given mode and group, fsynced and closed; only
+when all files of a voice lie there complete are they renamed, the ONNX files first and the sidecar last, and the
+folder is fsynced. When a result is replaced, the older sidecar goes first: a sidecar that exists tells the truth,
+no sidecar means «not finished». The outbox may be writable by strangers, so folders are opened one by one without
+following links, and a file that is not ours is never overwritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import stat
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from voicekiln.errors import NameTaken, ShareAwayError
+from voicekiln.folders.ledger import Kind, Published
+from voicekiln.folders.names import shown, temp_name, temp_token
+from voicekiln.steps import Step, passed
+
+_CHUNK = 4 << 20
+_MAX_SIDECAR = 4 << 20
+"""Bytes. A longer file is no sidecar of ours."""
+
+
+class StagingLostError(Exception):
+    """The bytes to publish are not what they were when they were verified; the voice has to be converted again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What published files and the folders made for them look like."""
+
+    mode: int = 0o644
+    folder_mode: int = 0o755
+    gid: int | None = None
+    """None leaves the group as the system sets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A file to publish; its bytes come from `source` or are `text`."""
+
+    path: PurePosixPath
+    """Relative to the outbox."""
+    kind: Kind
+    source: Path | None = None
+    sha256: str = ""
+    """Of the file at `source`."""
+    text: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """All the files of one ending, in one folder of the outbox."""
+
+    pieces: Sequence[Piece]
+    """The ONNX files first, the sidecar (or the refusal alone) last."""
+    stale: Sequence[PurePosixPath]
+    """Older files of ours that this ending replaces and that must not stay beside it."""
+    ours: Mapping[PurePosixPath, str]
+    """sha256 of what the ledger knows to be ours among the targets and the stale."""
+    token: str
+    """Marks the temporary files; letters and digits."""
+
+
+def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published, ...]:
+    """Put the pieces into the outbox and return what lies there now.
+
+    After any failure the temporary files are gone. Files under final names are then either the older ones, or
+    newer ONNX files without a sidecar; calling again with the same delivery finishes the work.
+
+    Raises:
+        ShareAwayError: if the outbox is not there.
+        NameTaken: if a file that is not ours lies under one of the names.
+        StagingLostError: if a source is missing or has other bytes than it should.
+        OSError: disk full, no permission ...: worth trying again later.
+    """
+    with _folder(outbox, delivery.pieces[0].path.parent, rights) as folder:
+        for piece in delivery.pieces:
+            _check_ours(folder, piece.path, delivery)
+        temps: list[tuple[str, Piece, Published]] = []
+        try:
+            for piece in delivery.pieces:
+                temp = temp_name(piece.path.name, delivery.token)
+                temps.append((temp, piece, _write(folder, temp, piece, rights)))
+            passed(Step.TEMP_WRITTEN)
+            _switch(folder, temps, delivery)
+        finally:
+            for temp, _, _ in temps:
+                _unlink(folder, temp)
+        return tuple(published for _, _, published in temps)
+
+
+def intact(outbox: Path, files: Sequence[Published]) -> bool:
+    """Say whether all these files lie in the outbox with the bytes that were published, and there is at least one."""
+    for file in files:
+        try:
+            with open_folder(outbox, file.path.parent) as folder:
+                found = sha256_at(folder, file.path.name)
+        except OSError:
+            return False
+        if found is None or found[0] != file.sha256:
+            return False
+    return bool(files)
+
+
+def clear_temps(outbox: Path, instance: str) -> int:
+    """Remove the temporary files whose token begins with `instance`, in the whole outbox; return how many.
+
+    Called at start: whatever bears our mark then is left from a crash. Folders that cannot be read are passed over.
+    """
+    count = 0
+    for top, _, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
+        del top
+        for name in names:
+            token = temp_token(name)
+            if token is not None and token.startswith(instance):
+                _unlink(folder, name)
+                count += 1
+    return count
+
+
+def sha256_at(folder: int, name: str) -> tuple[str, os.stat_result] | None:
+    """Return hash and stat of the regular file `name` in an open folder; None if there is none of that name.
+
+    Raises:
+        OSError: if something is there that cannot be read; ELOOP for a link.
+    """
+    try:
+        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+    except FileNotFoundError:
+        return None
+    with os.fdopen(file, "rb") as opened:
+        st = os.fstat(opened.fileno())
+        if not stat.S_ISREG(st.st_mode):
+            raise OSError(errno.EEXIST, "not a regular file", name)
+        return hashlib.file_digest(opened, "sha256").hexdigest(), st
+
+
+@contextlib.contextmanager
+def open_folder(root: Path, relative: PurePosixPath, *, make: Rights | None = None) -> Iterator[int]:
+    """Yield a descriptor of a folder below `root`, reached without following links; made if `make` is given.
+
+    Raises:
+        ShareAwayError: if `root` itself is not there.
+        OSError: if the folder is not there, is a link or cannot be opened.
+    """
+    try:
+        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        raise ShareAwayError(f"{shown(PurePosixPath(root))}: {error.strerror}") from error
+    try:
+        for part in relative.parts:
+            if make is not None:
+                _make_folder(folder, part, make)
+            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+            os.close(folder)
+            folder = inner
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def _folder(outbox: Path, relative: PurePosixPath, rights: Rights) -> contextlib.AbstractContextManager[int]:
+    return open_folder(outbox, relative, make=rights)
+
+
+def _make_folder(parent: int, name: str, rights: Rights) -> None:
+    try:
+        os.mkdir(name, 0o700, dir_fd=parent)
+    except FileExistsError:
+        return
+    made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        _give(made, rights.folder_mode, rights.gid)
+    finally:
+        os.close(made)
+    sync_folder(parent)
+
+
+def _give(file: int, mode: int, gid: int | None) -> None:
+    """Set group and mode; a share that decides about them itself (SMB) answers EPERM, which is its right."""
+    with contextlib.suppress(PermissionError):
+        if gid is not None:
+            os.fchown(file, -1, gid)
+    with contextlib.suppress(PermissionError):
+        os.fchmod(file, mode)
+
+
+def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
+    """Write one temporary file, complete and on the disk."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    out = os.open(temp, flags, 0o600, dir_fd=folder)
+    digest = hashlib.sha256()
+    size = 0
+    try:
+        for chunk in _chunks(piece):
+            digest.update(chunk)
+            size += len(chunk)
+            rest = memoryview(chunk)
+            while rest:
+                rest = rest[os.write(out, rest) :]
+        _give(out, rights.mode, rights.gid)
+        os.fsync(out)
+    except BaseException:
+        os.close(out)
+        _unlink(folder, temp)
+        raise
+    os.close(out)  # outside of any handler: a network share says only now that the disk was full
+    if piece.source is not None and digest.hexdigest() != piece.sha256:
+        _unlink(folder, temp)
+        raise StagingLostError(f"{piece.source.name} has changed since it was verified")
+    return Published(piece.path, piece.kind, digest.hexdigest(), size)
+
+
+def _chunks(piece: Piece) -> Iterator[bytes]:
+    if piece.source is None:
+        yield piece.text
+        return
+    try:
+        source = os.open(piece.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise StagingLostError(f"{piece.source.name} is gone") from error
+    with os.fdopen(source, "rb", buffering=0) as opened:
+        while chunk := opened.read(_CHUNK):
+            yield chunk
+
+
+def _switch(folder: int, temps: Sequence[tuple[str, Piece, Published]], delivery: Delivery) -> None:
+    """Rename everything into place: older sidecar away, ONNX files, stale files away, sidecar."""
+    last = delivery.pieces[-1].path.name
+    if len(delivery.pieces) > 1:
+        _unlink(folder, last)
+        passed(Step.OLD_SIDECAR_GONE)
+    for number, (temp, piece, _) in enumerate(temps):
+        if piece.path.name == last:
+            for path in delivery.stale:
+                _remove_own(folder, path, delivery)
+            sync_folder(folder)
+        os.rename(temp, piece.path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        if number == 0 and len(temps) > 1:
+            passed(Step.ONNX_RENAMED)
+    sync_folder(folder)
+    passed(Step.SIDECAR_RENAMED)
+
+
+def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
+    """Raise NameTaken if a file lies under this name that is neither ours nor already what we bring."""
+    try:
+        found = sha256_at(folder, path.name)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.EEXIST, errno.EISDIR):
+            raise NameTaken(name=shown(path)) from error
+        raise
+    if found is None or found[0] == delivery.ours.get(path):
+        return
+    if found[0] not in {piece.sha256 for piece in delivery.pieces} | _vouched_for(folder, delivery):
+        raise NameTaken(name=shown(path))
+
+
+def _vouched_for(folder: int, delivery: Delivery) -> set[str]:
+    """Return the hashes that a sidecar or refusal of ours in the folder vouches for, its own among them.
+
+    After a lost ledger this is how our own files are known again.
+    """
+    name = delivery.pieces[-1].path.name
+    try:
+        found = sha256_at(folder, name)
+        if found is None or found[1].st_size > _MAX_SIDECAR:
+            return set()
+        with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as opened:
+            body = json.loads(opened.read())
+        if body["made_by"]["name"] != "voicekiln":
+            return set()
+        return {found[0]} | {str(file["sha256"]) for file in body.get("onnx", [])}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return set()
+
+
+def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
+    """Remove a stale file if it still is what the ledger says; a changed one belongs to somebody else now."""
+    with contextlib.suppress(OSError):
+        found = sha256_at(folder, path.name)
+        if found is not None and found[0] == delivery.ours.get(path):
+            _unlink(folder, path.name)
+
+
+def _unlink(folder: int, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(name, dir_fd=folder)
+
+
+def sync_folder(folder: int) -> None:
+    """Flush a folder; some network shares cannot and say so, which has to do."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
+            raise

@@ -1,0 +1,96 @@
+"""What is laid into the outbox, and the words beside it: `voice.json`, or `voice.error.json` where there is none.
+
+Both are versioned and described by the JSON Schemas in this folder (`sidecar.schema.json`, `refusal.schema.json`).
+Whatever in them comes from the file or its name has been made plain before it gets here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from voicekiln import __version__
+from voicekiln.errors import Refusal
+from voicekiln.folders.names import shown
+from voicekiln.folders.outbox import Piece
+from voicekiln.job import Conversion, Recipe
+
+SCHEMA = 1
+"""Version of both layouts; raised when a field is removed or changes its meaning."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """The source of a result, as the sidecar tells of it."""
+
+    relpath: PurePosixPath
+    """Below the inbox."""
+    sha256: str | None
+    """None where the file was refused before it could be read whole."""
+    bytes: int
+    first_seen: float
+    """Wall-clock seconds."""
+
+
+def result(
+    origin: Origin, conversion: Conversion, recipe: Recipe, base: PurePosixPath, sources: Mapping[str, Path], at: float
+) -> list[Piece]:
+    """Return the files of a finished conversion, the sidecar last; `sources` says where the bytes lie, by hash.
+
+    A single ONNX file is `voice.onnx` whatever its precision; of two, the half one says so in its name.
+    """
+    several = len(conversion.files) > 1
+    pieces, told = [], []
+    for file in conversion.files:
+        path = _beside(base, ".fp16.onnx" if several and file.precision == "fp16" else ".onnx")
+        pieces.append(Piece(path, "onnx", source=sources[file.sha256], sha256=file.sha256))
+        told.append(asdict(file) | {"name": shown(PurePosixPath(path.name))})
+    body = _frame(origin, at) | {
+        "model": conversion.model,
+        "onnx": told,
+        "feed": conversion.feed,
+        "notes": list(conversion.notes),
+        "recipe": asdict(recipe),
+        "seconds": {stage: round(seconds, 3) for stage, seconds in conversion.seconds.items()},
+        "device": conversion.device,
+        "versions": conversion.versions,
+    }
+    return [*pieces, Piece(_beside(base, ".json"), "sidecar", text=_json(body))]
+
+
+def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float) -> Piece:
+    """Return the file that tells a person what is wrong, why, and what to do."""
+    body = _frame(origin, at) | {"code": why.code, "message": why.text, "hint": why.advice}
+    return Piece(_beside(base, ".error.json"), "refusal", text=_json(body))
+
+
+def utc(at: float) -> str:
+    """Return a wall-clock time as `2026-11-21T01:13:11Z`."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _frame(origin: Origin, at: float) -> dict[str, Any]:
+    """Return what both kinds of file have in common."""
+    return {
+        "schema": SCHEMA,
+        "made_by": {"name": "voicekiln", "version": __version__},
+        "source": {
+            "name": shown(PurePosixPath(origin.relpath.name)),
+            "path": shown(origin.relpath),
+            "sha256": origin.sha256,
+            "bytes": origin.bytes,
+        },
+        "times": {"first_seen": utc(origin.first_seen), "published": utc(at)},
+    }
+
+
+def _beside(base: PurePosixPath, ending: str) -> PurePosixPath:
+    return base.with_name(base.name + ending)
+
+
+def _json(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -1,0 +1,156 @@
+"""Removing what has served its time, and nothing else.
+
+Ages are counted from the ledger's time of publication, never from a file's own time stamps: sync tools restore old
+ones. A file goes only if the ledger knows it, its class has a time to live, that has passed, its voice is not in
+work, and its bytes still have the recorded hash; a file that somebody replaced is theirs and stays. A source goes
+only after its own conversion was published. Results go sidecar first, so that a sidecar never outlives its ONNX.
+
+Risk accepted: a file exchanged in the milliseconds between hashing and removal is removed; the stat taken with the
+hash is compared once more right before.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from voicekiln.folders.ledger import AT_REST, Ledger, Published, State, Voice
+from voicekiln.folders.outbox import open_folder, sha256_at, sync_folder
+from voicekiln.job import FileStamp
+from voicekiln.steps import Step, passed
+
+Class = Literal["sources", "results", "refusals"]
+
+
+@dataclass(frozen=True, slots=True)
+class Lives:
+    """Seconds that each class lives after publication; None is for ever."""
+
+    sources: float | None
+    results: float | None
+    refusals: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is removed as one: a source, or all the files of a result or a refusal."""
+
+    voice: int
+    of: Class
+    files: tuple[Published, ...]
+    """Sidecar first. A source is here as a file of kind `onnx` with its path in the inbox."""
+    age_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a sweep will remove, and how much that is due it leaves for the next one."""
+
+    items: tuple[Item, ...]
+    held_back: int
+    """Items that are due but exceed the share that one sweep may remove."""
+
+
+@dataclass(frozen=True, slots=True)
+class Swept:
+    """What became of an item."""
+
+    item: Item
+    removed: tuple[PurePosixPath, ...]
+    kept: tuple[tuple[PurePosixPath, str], ...]
+    """Files that stay, with the reason."""
+
+
+def plan(ledger: Ledger, lives: Lives, max_share: float, now: float) -> Plan:
+    """Return what is due at `now` (wall-clock seconds), the oldest first, at most `max_share` of all items.
+
+    At least one item may always go, or a folder with a single voice would never be swept.
+    """
+    items = list(_items(ledger, now))
+    due = sorted((i for i in items if _is_due(i, lives)), key=lambda i: -i.age_s)
+    most = max(1, math.floor(max_share * len(items)))
+    return Plan(tuple(due[:most]), max(0, len(due) - most))
+
+
+def carry_out(item: Item, inbox: Path, outbox: Path) -> Swept:
+    """Remove the files of one item that still are what was recorded.
+
+    Raises:
+        ShareAwayError: if the root folder is not there; nothing was removed.
+        OSError: from the share; files before the one it came from are gone, which a second try copes with.
+    """
+    removed: list[PurePosixPath] = []
+    kept: list[tuple[PurePosixPath, str]] = []
+    for file in item.files:
+        why = _remove(inbox if item.of == "sources" else outbox, file)
+        if why is None:
+            removed.append(file.path)
+        else:
+            kept.append((file.path, why))
+            if file.kind == "sidecar":  # a sidecar that stays must not lose the files that it tells of
+                kept += [(other.path, "its sidecar stays") for other in item.files if other is not file]
+                break
+    passed(Step.SOURCE_SWEPT if item.of == "sources" else Step.FILES_SWEPT)
+    return Swept(item, tuple(removed), tuple(kept))
+
+
+def note(ledger: Ledger, swept: Swept) -> None:
+    """Write into the ledger what a sweep did; what was kept is given up as somebody else's."""
+    if swept.item.of == "sources":
+        ledger.swept_source(swept.item.voice)
+    else:
+        ledger.swept_files(swept.item.voice, [file.path for file in swept.item.files])
+
+
+def _items(ledger: Ledger, now: float) -> Iterator[Item]:
+    files: dict[int, list[tuple[float, Published]]] = {}
+    for voice, at, file in ledger.files():
+        files.setdefault(voice, []).append((at, file))
+    for row in ledger.voices(*AT_REST):
+        yield from _published_items(row, files.get(row.id, []), now)
+        if row.state is State.DONE and row.source == "there" and row.finished is not None and row.sha256:
+            source = Published(row.relpath, "onnx", row.sha256, row.stamp.size)
+            yield Item(row.id, "sources", (source,), now - row.finished)
+
+
+def _published_items(row: Voice, files: Iterable[tuple[float, Published]], now: float) -> Iterator[Item]:
+    results = [(at, f) for at, f in files if f.kind != "refusal"]
+    if results:
+        ordered = sorted((f for _, f in results), key=lambda f: (f.kind != "sidecar", f.path))
+        yield Item(row.id, "results", tuple(ordered), now - max(at for at, _ in results))
+    for at, file in files:
+        if file.kind == "refusal":
+            yield Item(row.id, "refusals", (file,), now - at)
+
+
+def _is_due(item: Item, lives: Lives) -> bool:
+    life: float | None = getattr(lives, item.of)
+    return life is not None and item.age_s > life
+
+
+def _remove(root: Path, file: Published) -> str | None:
+    """Remove one file; return why it stays, or None if it is gone."""
+    try:
+        with open_folder(root, file.path.parent) as folder:
+            found = sha256_at(folder, file.path.name)
+            if found is None:
+                return None
+            sha256, st = found
+            if sha256 != file.sha256:
+                return "somebody changed it"
+            if FileStamp.of(os.stat(file.path.name, dir_fd=folder, follow_symlinks=False)) != FileStamp.of(st):
+                return "somebody is changing it"
+            os.unlink(file.path.name, dir_fd=folder)
+            sync_folder(folder)
+    except FileNotFoundError:  # the file's folder, or the file since it was hashed
+        return None
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
+            return "somebody put something else there"
+        raise
+    return None

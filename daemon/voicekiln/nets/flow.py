@@ -1,0 +1,91 @@
+"""The prior's normalising flow of VITS, run backwards only: from the prior's noise to what the decoder was trained on.
+
+Affine coupling (Dinh et al. 2017) with the mean alone, by a WaveNet without causality (van den Oord et al. 2016;
+Prenger et al. 2019), the channels turned over between the steps.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+KERNEL = 5
+"""Width of the WaveNet's convolutions, in frames."""
+
+
+class WN(nn.Module):
+    """Gated convolutions with a residual and a skip path, conditioned on the speaker."""
+
+    def __init__(self, channels: int, kernel: int, layers: int, gin_channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        last = layers - 1
+        self.in_layers = nn.ModuleList(
+            nn.Conv1d(channels, 2 * channels, kernel, padding=kernel // 2) for _ in range(layers)
+        )
+        self.res_skip_layers = nn.ModuleList(
+            nn.Conv1d(channels, channels if i == last else 2 * channels, 1) for i in range(layers)
+        )
+        self.cond_layer = nn.Conv1d(gin_channels, 2 * channels * layers, 1)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Return the sum of the skip paths, (batch, channels, frames).
+
+        Args:
+            x: (batch, channels, frames).
+            mask: 1 or 0 as (batch, 1, frames).
+            g: The speaker, (batch, gin_channels, 1).
+        """
+        conditions = torch.split(self.cond_layer(g), 2 * self.channels, dim=1)
+        skipped = []
+        for conv, mix, condition in zip(self.in_layers, self.res_skip_layers, conditions, strict=True):
+            level, gate = torch.split(conv(x) + condition, self.channels, dim=1)
+            mixed = mix(torch.tanh(level) * torch.sigmoid(gate))
+            if mix is not self.res_skip_layers[-1]:  # the last layer has the skip path alone
+                residual, mixed = torch.split(mixed, self.channels, dim=1)
+                x = (x + residual) * mask
+            skipped.append(mixed)
+        total: torch.Tensor = sum(skipped[1:], skipped[0])
+        return total * mask
+
+
+class ResidualCouplingLayer(nn.Module):
+    """Takes from the second half of the channels what the first half says."""
+
+    def __init__(self, channels: int, hidden: int, layers: int, gin_channels: int) -> None:
+        super().__init__()
+        self.moves = channels // 2
+        self.pre = nn.Conv1d(self.moves, hidden, 1)
+        self.enc = WN(hidden, KERNEL, layers, gin_channels)
+        self.post = nn.Conv1d(hidden, self.moves, 1)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, frames), the step undone."""
+        kept, moved = torch.split(x, self.moves, dim=1)
+        mean = self.post(self.enc(self.pre(kept) * mask, mask, g)) * mask
+        return torch.cat([kept, (moved - mean) * mask], dim=1)
+
+
+class Flip(nn.Module):
+    """Turns the channels over, so that the next step moves the other half."""
+
+    def forward(self, x: torch.Tensor, _mask: torch.Tensor, _g: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, frames) with the channels in reverse order."""
+        return torch.flip(x, [1])
+
+
+class ResidualCouplingBlock(nn.Module):
+    """The whole flow: couplings at the even places of `flows`, flips at the odd ones."""
+
+    def __init__(self, channels: int, hidden: int, layers: int, gin_channels: int, steps: int) -> None:
+        super().__init__()
+        self.flows = nn.ModuleList()
+        for _ in range(steps):
+            self.flows.append(ResidualCouplingLayer(channels, hidden, layers, gin_channels))
+            self.flows.append(Flip())
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, frames) run through all steps, the last first."""
+        for flow in reversed(self.flows):
+            x = flow(x, mask, g)
+        return x

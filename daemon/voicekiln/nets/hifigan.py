@@ -1,0 +1,98 @@
+"""The decoder: HiFi-GAN (Kong et al. 2020), with or without a source module that hands it the pitch.
+
+Frames become samples in a few steps; after each, residual blocks of several widths are averaged. With a source
+(NSF), its excitation joins at every step, brought to that step's rate by a strided convolution.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+
+SLOPE = 0.1
+"""Of the leaky ReLUs, but for the last, which has PyTorch's own 0.01."""
+
+
+class ResBlock1(nn.Module):
+    """Pairs of convolutions, the first of each dilated, each pair added to its input."""
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
+        super().__init__()
+        self.convs1 = nn.ModuleList(
+            nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            for dilation in dilations
+        )
+        self.convs2 = nn.ModuleList(nn.Conv1d(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (batch, channels, samples) in the same shape."""
+        for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
+            x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, SLOPE)), SLOPE))
+        return x
+
+
+class Generator(nn.Module):
+    """From (batch, channels, frames) to audio."""
+
+    def __init__(  # noqa: PLR0913, PLR0917 - the architecture's own numbers
+        self,
+        channels: int,
+        initial: int,
+        rates: Sequence[int],
+        kernels: Sequence[int],
+        block_kernels: Sequence[int],
+        block_dilations: Sequence[Sequence[int]],
+        gin_channels: int,
+        source: nn.Module | None = None,
+    ) -> None:
+        """Lay out the layers; `source` makes the excitation, (batch, 1, samples), from f0."""
+        super().__init__()
+        self.blocks_per_step = len(block_kernels)
+        widths = [initial >> step for step in range(len(rates) + 1)]
+        if source is not None:
+            self.m_source = source
+            self.noise_convs = nn.ModuleList(
+                _to_rate(width, math.prod(rates[step + 1 :])) for step, width in enumerate(widths[1:])
+            )
+        self.conv_pre = nn.Conv1d(channels, initial, 7, padding=3)
+        self.cond = nn.Conv1d(gin_channels, initial, 1)
+        self.ups = nn.ModuleList(
+            nn.ConvTranspose1d(wide, narrow, kernel, rate, padding=(kernel - rate) // 2)
+            for wide, narrow, kernel, rate in zip(widths, widths[1:], kernels, rates, strict=False)
+        )
+        self.resblocks = nn.ModuleList(
+            ResBlock1(width, kernel, dilations)
+            for width in widths[1:]
+            for kernel, dilations in zip(block_kernels, block_dilations, strict=True)
+        )
+        self.conv_post = nn.Conv1d(widths[-1], 1, 7, padding=3, bias=False)
+
+    def forward(self, x: torch.Tensor, g: torch.Tensor, f0: torch.Tensor | None = None) -> torch.Tensor:
+        """Return audio within -1 .. 1, (batch, 1, samples).
+
+        Args:
+            x: (batch, channels, frames).
+            g: The speaker, (batch, gin_channels, 1).
+            f0: In Hz, 0 where unvoiced, (batch, frames); only with a source.
+        """
+        excitation = None if f0 is None else self.m_source(f0)
+        x = self.conv_pre(x) + self.cond(g)
+        for step, up in enumerate(self.ups):
+            x = up(F.leaky_relu(x, SLOPE))
+            if excitation is not None:
+                x = x + self.noise_convs[step](excitation)
+            blocks = self.resblocks[step * self.blocks_per_step : (step + 1) * self.blocks_per_step]
+            results = [block(x) for block in blocks]
+            x = sum(results[1:], results[0]) / self.blocks_per_step
+        return torch.tanh(self.conv_post(F.leaky_relu(x)))
+
+
+def _to_rate(channels: int, stride: int) -> nn.Conv1d:
+    """Return the convolution that brings the excitation to `channels` at one number per `stride` samples."""
+    if stride == 1:
+        return nn.Conv1d(1, channels, 1)
+    return nn.Conv1d(1, channels, 2 * stride, stride, padding=stride // 2)

@@ -1,0 +1,117 @@
+"""RVC's voice conversion network, inference only: VITS (Kim et al. 2021) with speech features in place of text.
+
+Module names are the checkpoint's own, so that weights load strictly and a key can be found by searching. The noise
+of the prior is an input, already scaled; the only randomness inside is the source's.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 - the field's own name for it
+
+from voicekiln.nets.attention import Encoder
+from voicekiln.nets.flow import ResidualCouplingBlock
+from voicekiln.nets.hifigan import Generator
+
+PITCHES = 256
+"""Rows of the pitch embedding: 0 is never fed, 1 is unvoiced or lowest, 255 highest."""
+
+
+class TextEncoder(nn.Module):
+    """Mean and log deviation of the prior, from speech features and coarse pitch."""
+
+    def __init__(self, encoder: Encoder, features: int, hidden: int, channels: int, *, pitch: bool) -> None:
+        super().__init__()
+        self.hidden, self.channels = hidden, channels
+        self.emb_phone = nn.Linear(features, hidden)
+        if pitch:
+            self.emb_pitch = nn.Embedding(PITCHES, hidden)
+        self.encoder = encoder
+        self.proj = nn.Conv1d(hidden, 2 * channels, 1)
+
+    def forward(
+        self, phone: torch.Tensor, mask: torch.Tensor, pitch: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return mean and log deviation, each (batch, channels, frames).
+
+        Args:
+            phone: (batch, frames, features).
+            mask: 1 or 0 as (batch, 1, frames).
+            pitch: 1 .. 255 as (batch, frames), for voices with f0.
+        """
+        x = self.emb_phone(phone)
+        if pitch is not None:
+            x = x + self.emb_pitch(pitch)
+        x = F.leaky_relu(x * math.sqrt(self.hidden), 0.1).transpose(1, 2)  # (batch, hidden, frames)
+        mean, log_deviation = torch.split(self.proj(self.encoder(x, mask)) * mask, self.channels, dim=1)
+        return mean, log_deviation
+
+
+class Synthesizer(nn.Module):
+    """The whole voice."""
+
+    def __init__(
+        self, enc_p: TextEncoder, flow: ResidualCouplingBlock, dec: Generator, speakers: int, gin_channels: int
+    ) -> None:
+        super().__init__()
+        self.enc_p = enc_p
+        self.flow = flow
+        self.dec = dec
+        self.emb_g = nn.Embedding(speakers, gin_channels)
+
+    def speak(
+        self,
+        phone: torch.Tensor,
+        phone_lengths: torch.Tensor,
+        ds: torch.Tensor,
+        rnd: torch.Tensor,
+        pitch: Sequence[torch.Tensor] = (),
+    ) -> torch.Tensor:
+        """Return audio, (batch, 1, samples); see the subclasses for the inputs."""
+        coarse, f0 = pitch or (None, None)
+        places = torch.arange(phone.shape[1], device=phone.device)
+        mask = (places < phone_lengths.unsqueeze(1)).to(phone.dtype).unsqueeze(1)  # (batch, 1, frames)
+        g = self.emb_g(ds).unsqueeze(-1)  # (batch, gin_channels, 1)
+        mean, log_deviation = self.enc_p(phone, mask, coarse)
+        z_p = (mean + torch.exp(log_deviation) * rnd) * mask
+        z = self.flow(z_p, mask, g)
+        return self.dec(z * mask, g, f0)  # type: ignore[no-any-return]
+
+
+class PitchedSynthesizer(Synthesizer):
+    """A voice that is told the pitch (f0)."""
+
+    def forward(  # noqa: PLR0913, PLR0917 - the six inputs that clients know, in their order
+        self,
+        phone: torch.Tensor,
+        phone_lengths: torch.Tensor,
+        pitch: torch.Tensor,
+        pitchf: torch.Tensor,
+        ds: torch.Tensor,
+        rnd: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return audio within -1 .. 1, (batch, 1, samples).
+
+        Args:
+            phone: Speech features, (batch, frames, 256 or 768).
+            phone_lengths: How many of the frames count, (batch,).
+            pitch: Coarse pitch 1 .. 255, (batch, frames).
+            pitchf: f0 in Hz, 0 where unvoiced, (batch, frames).
+            ds: Speaker, (batch,).
+            rnd: Normal noise with the wanted deviation (the original's is 0.66666), (batch, channels, frames).
+        """
+        return self.speak(phone, phone_lengths, ds, rnd, (pitch, pitchf))
+
+
+class PlainSynthesizer(Synthesizer):
+    """A voice without f0: the decoder finds the pitch in the features."""
+
+    def forward(
+        self, phone: torch.Tensor, phone_lengths: torch.Tensor, ds: torch.Tensor, rnd: torch.Tensor
+    ) -> torch.Tensor:
+        """Return audio within -1 .. 1, (batch, 1, samples); inputs as in `PitchedSynthesizer`."""
+        return self.speak(phone, phone_lengths, ds, rnd)

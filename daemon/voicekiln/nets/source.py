@@ -1,0 +1,82 @@
+"""The source of the neural source-filter model: sines that follow f0, and noise (Wang, Takaki and Yamagishi 2019).
+
+The phase is kept per frame: what a frame adds to it is brought to within half a turn before the running sum, and
+only the way within a frame is counted in samples. The usual form sums up every sample; ONNX Runtime does that in
+float32 and is off by whole turns after seconds, and wherever f0 is zero. Both say the same in exact numbers.
+
+All of this module stays in float32 in a half-precision file: half a phase is no phase.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from voicekiln.nets.noise import Noise
+
+SINE_AMPLITUDE = 0.1
+VOICED_NOISE = 0.003
+"""Standard deviation of the noise under a sine."""
+UNVOICED_NOISE = SINE_AMPLITUDE / 3
+"""Standard deviation of the noise where there is no sine."""
+COARSE = 1 / 4096
+"""Turns. Sums of its multiples are exact in float32 up to 4096 turns."""
+
+
+class SineGen(nn.Module):
+    """Sines at f0 and its overtones, with noise added; noise alone where f0 is zero."""
+
+    def __init__(self, sample_rate: int, hop: int, harmonic_num: int) -> None:
+        super().__init__()
+        self.sample_rate, self.hop, self.harmonic_num = sample_rate, hop, harmonic_num
+        self.noise = Noise()
+
+    def forward(self, f0: torch.Tensor) -> torch.Tensor:
+        """Return (batch, samples, harmonic_num + 1) for f0 in Hz as (batch, frames).
+
+        The overtones start in phase with the fundamental. The paper starts them at random, which would be one more
+        draw in the graph; nothing with overtones has been judged by ear yet.
+        """
+        voiced = (f0 > 0).to(f0.dtype).unsqueeze(-1)  # (batch, frames, 1)
+        voiced = voiced.expand(-1, -1, self.hop).flatten(1).unsqueeze(-1)  # (batch, samples, 1)
+        sines: torch.Tensor = torch.sin(2 * math.pi * self._turns(f0)) * SINE_AMPLITUDE * voiced
+        deviation: torch.Tensor = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
+        noise: torch.Tensor = deviation * self.noise(sines)
+        return sines + noise
+
+    def _turns(self, f0: torch.Tensor) -> torch.Tensor:
+        """Return the phase in turns, (batch, samples, harmonic_num + 1)."""
+        samples = torch.arange(1, self.hop + 1, dtype=f0.dtype, device=f0.device)
+        within = (f0 / self.sample_rate).unsqueeze(-1) * samples  # (batch, frames, hop)
+        added = torch.fmod(within[..., -1:] + 0.5, 1.0) - 0.5  # by each frame, within half a turn
+        turns = (within + _sum_before(added)).flatten(1).unsqueeze(-1)
+        if self.harmonic_num == 0:
+            return turns
+        return turns * torch.arange(1, self.harmonic_num + 2, dtype=f0.dtype, device=f0.device)
+
+
+def _sum_before(added: torch.Tensor) -> torch.Tensor:
+    """Return for each frame what the frames before it add up to, modulo one turn; (batch, frames, 1).
+
+    The sum over multiples of `COARSE` is exact in float32 for minutes, the sum over the small rest never gets large
+    enough to lose digits. One sum over both would differ between runtimes by what each rounds away.
+    """
+    coarse = torch.round(added / COARSE) * COARSE
+    fine = added - coarse
+    whole = torch.fmod(torch.cumsum(coarse, dim=1) - coarse, 1.0)
+    return whole + (torch.cumsum(fine, dim=1) - fine)
+
+
+class SourceModuleHnNSF(nn.Module):
+    """The excitation that the decoder filters: the sines mixed into one, and bounded."""
+
+    def __init__(self, sample_rate: int, hop: int, harmonic_num: int = 0) -> None:
+        super().__init__()
+        self.l_sin_gen = SineGen(sample_rate, hop, harmonic_num)
+        self.l_linear = nn.Linear(harmonic_num + 1, 1)
+
+    def forward(self, f0: torch.Tensor) -> torch.Tensor:
+        """Return (batch, 1, samples) for f0 in Hz as (batch, frames)."""
+        return torch.tanh(self.l_linear(self.l_sin_gen(f0))).transpose(1, 2)

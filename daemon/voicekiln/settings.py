@@ -1,0 +1,171 @@
+"""What can be set, with every default. Plain values; `config` reads them from YAML, `fences` tries the folders.
+
+A field is called as its key in the file is, so that searching for a dotted key finds its use: durations are seconds,
+sizes bytes, shares fractions of one. The hints say how a value is written (`Seconds`, `Size` ...).
+"""
+
+from __future__ import annotations
+
+import grp
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+from voicekiln.job import Recipe, Stage
+
+Seconds = Annotated[float, "duration"]
+Life = Annotated[float | None, "duration or never"]
+"""Seconds; None is `never`."""
+Size = Annotated[int, "size"]
+"""Bytes."""
+Share = Annotated[float, "share"]
+"""More than 0, at most 1."""
+Mode = Annotated[int, "mode"]
+"""Permission bits."""
+Group = Annotated[str | None, "group"]
+Attempts = Annotated[int, "attempts"]
+Folder = Annotated[Path, "folder"]
+"""Absolute."""
+Recipes = Annotated[dict[str, Recipe], "recipes"]
+
+FOLDERS = ("inbox", "outbox", "state")
+
+
+def group_id(group: str) -> int:
+    """Return the number of a group that is given by its name or its number.
+
+    Raises:
+        KeyError: if this system has no group of that name.
+    """
+    return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
+
+
+@dataclass(frozen=True, slots=True)
+class Scan:
+    """How the inbox is looked at."""
+
+    rescan: Seconds = 60.0
+    """Between two full scans while events come in, which may miss something."""
+    poll: Seconds = 5.0
+    """Between two full scans where no events are to be had."""
+    events: Literal["auto", "on", "off"] = "auto"
+    """`auto`: on local file systems; network ones do not tell what other machines change."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settle:
+    """When a file counts as arrived."""
+
+    quiet: Seconds = 3.0
+    """A file whose completeness can be proven must have been unchanged for this time."""
+    legacy_quiet: Seconds = 60.0
+    """The same for old files (before PyTorch 1.6), of which nothing but waiting shows that they are complete."""
+    incomplete_after: Seconds = 300.0
+    """A file that proves incomplete and has been unchanged for this time is refused as damaged."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadlines:
+    """How long the worker may take for each step before it counts as hung and is stopped."""
+
+    start: Seconds = 180.0
+    load: Seconds = 120.0
+    build: Seconds = 120.0
+    export: Seconds = 600.0
+    halve: Seconds = 300.0
+    verify: Seconds = 600.0
+
+    def of(self, stage: Stage | Literal["start"]) -> float:
+        """Return the deadline of a stage, or that of the worker's own start."""
+        seconds: float = getattr(self, stage)
+        return seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """The process that converts."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    idle: Seconds = 300.0
+    """After this time without work it leaves, so that the GPU's memory is free for others."""
+    memory: Size = 8_000_000_000
+    """Main memory above which it is stopped."""
+    attempts: Attempts = 3
+    """How often a file may take the worker down before it is refused."""
+    deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """What published files look like to the system."""
+
+    mode: Mode = 0o644
+    folder_mode: Mode = 0o755
+    group: Group = None
+    """A name or a number; None leaves it as the system sets it."""
+
+    @property
+    def gid(self) -> int | None:
+        """The group's number.
+
+        Raises:
+            KeyError: if the group has gone since `fences` looked.
+        """
+        return None if self.group is None else group_id(self.group)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """When what has served its time is removed."""
+
+    every: Seconds = 6 * 3600.0
+    sources: Life = 7 * 86400.0
+    """Of a voice in the inbox after its conversion."""
+    results: Life = 7 * 86400.0
+    refusals: Life = 7 * 86400.0
+    max_share: Share = 0.25
+    """The most that one sweep removes of what the ledger knows."""
+    originals_elsewhere: bool = False
+    """The person's word that nobody's only copy is in a synced inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """How it tells what it does."""
+
+    format: Literal["auto", "json", "console"] = "auto"
+    level: Literal["debug", "info", "warning", "error"] = "info"
+
+
+def default_recipes() -> dict[str, Recipe]:
+    """Return the recipes that are there when the file has none."""
+    kinds = (Recipe("default"), Recipe("fp16", ("fp16",)), Recipe("both", ("fp32", "fp16")))
+    return {recipe.name: recipe for recipe in kinds}
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The whole of it."""
+
+    inbox: Folder
+    outbox: Folder
+    state: Folder
+    """On local disk: ledger, copies in work, templates."""
+    beside: frozenset[str]
+    """Those of `FOLDERS` that were given relative to the configuration file; they are made where they are missing."""
+    recipes: Recipes = field(default_factory=default_recipes)
+    """By name; `default` is always among them."""
+    scan: Scan = field(default_factory=Scan)
+    settle: Settle = field(default_factory=Settle)
+    max_bytes: Size = 4_000_000_000
+    """A larger file is refused."""
+    conflict_copies: Literal["refuse", "convert"] = "refuse"
+    worker: Worker = field(default_factory=Worker)
+    publish: Publish = field(default_factory=Publish)
+    sweep: Sweep = field(default_factory=Sweep)
+    log: Log = field(default_factory=Log)
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> Settings:
+        """Return the settings of an empty configuration file in `folder`."""
+        return cls(*(folder / name for name in FOLDERS), beside=frozenset(FOLDERS))

@@ -1,0 +1,92 @@
+"""What all parts of the loop hold in common: settings, ledger, hands, and what they know of the shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from voicekiln.config import Settings
+from voicekiln.errors import ShareAwayError
+from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.job import Recipe
+from voicekiln.supervisor.hands import Hands
+
+FIRST_RETRY_S = 5.0
+LAST_RETRY_S = 600.0
+"""A share or disk in trouble is tried again after 5 s, then at doubling distances up to ten minutes, for ever."""
+
+
+@dataclass(frozen=True, slots=True)
+class Now:
+    """Both clocks, read once a tick."""
+
+    mono: float
+    """Monotonic seconds: for every wait and deadline."""
+    wall: float
+    """Wall-clock seconds: for the ledger and for people."""
+
+
+class Log(Protocol):
+    """The part of a structlog logger that the loop uses."""
+
+    def info(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - structlog's own signature
+    def warning(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - as above
+    def error(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - as above
+
+
+@dataclass
+class Common:
+    """See the module. `settings` is exchanged as a whole when the configuration is read anew."""
+
+    settings: Settings
+    ledger: Ledger
+    hands: Hands
+    log: Log
+    now: Now
+    """Read from the clocks at the beginning of each tick."""
+    away: dict[str, str] = field(default_factory=dict)
+    """`inbox` or `outbox` with the reason why it cannot be reached."""
+    _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)
+
+    def spool(self, job: str) -> Path:
+        """Return where the copy of a job's source lies."""
+        return self.settings.state / "spool" / f"{job}.pth"
+
+    def staging(self, job: str) -> Path:
+        """Return the folder in which the worker writes a job's files."""
+        return self.settings.state / "staging" / job
+
+    def recipe(self, voice: Voice) -> Recipe:
+        """Return what to make of a voice; its recipe may have gone from the configuration since it was seen."""
+        return self.settings.recipes.get(voice.recipe, self.settings.recipes["default"])
+
+    def put_off(self, voice: int) -> float:
+        """Let a voice wait before its next try, longer each time; return the wall-clock time of that try."""
+        _, last = self._not_before.get(voice, (0.0, FIRST_RETRY_S / 2))
+        delay = min(last * 2, LAST_RETRY_S)
+        self._not_before[voice] = (self.now.mono + delay, delay)
+        return self.now.wall + delay
+
+    def may_try(self, voice: int) -> bool:
+        """Say whether a voice that was put off is due again."""
+        return self._not_before.get(voice, (0.0, 0.0))[0] <= self.now.mono
+
+    def went_well(self, voice: int) -> None:
+        """Forget the delays of a voice."""
+        self._not_before.pop(voice, None)
+
+    def next_try(self) -> float:
+        """Return the monotonic time at which the next voice that was put off is due."""
+        return min((due for due, _ in self._not_before.values() if due > self.now.mono), default=float("inf"))
+
+    def share_is(self, which: str, error: Exception | None) -> None:
+        """Note that a share answered (None) or is away, and say so once."""
+        if isinstance(error, ShareAwayError):
+            if which not in self.away:
+                self.log.warning("share.lost", share=which, reason=str(error))
+            self.away[which] = str(error)
+        elif error is None and self.away.pop(which, None) is not None:
+            self.log.info("share.returned", share=which)
+
+

@@ -1,0 +1,169 @@
+"""From an ending in the ledger to the files in the outbox.
+
+Publishing may fail for reasons that pass - the share is away, the disk is full, somebody's file lies in the way -
+and is then tried again for ever, at growing distances and with the reason in the ledger. The finished files wait in
+staging meanwhile; nothing is converted twice for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+
+from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
+from voicekiln.folders import sidecar
+from voicekiln.folders.ledger import Published, State, Voice
+from voicekiln.folders.names import fold, output_base, reserved, shown
+from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
+from voicekiln.job import Conversion, Converted, Refused
+from voicekiln.steps import Step, passed
+from voicekiln.supervisor.common import Common
+
+
+class Post:
+    """Publishes endings, one at a time."""
+
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self._under_way: int | None = None
+
+    def step(self) -> None:
+        """Hand the next ending that is due to the hands, unless one is with them already."""
+        if self._under_way is not None:
+            return
+        for voice in self._common.ledger.voices(State.CONVERTED, State.REFUSING):
+            if self._common.may_try(voice.id):
+                self._send(voice)
+                return
+
+    def _send(self, voice: Voice) -> None:
+        common = self._common
+        base = voice.base or self._claim(voice)
+        match voice.ending:
+            case Converted(conversion):
+                pieces = self._result(voice, conversion, base)
+            case Refused(refusal):
+                pieces = [self._refusal(voice, refusal, base)]
+            case None:
+                common.ledger.retry(voice.id)  # an ending of another version of voicekiln: judge anew
+                return
+        delivery = self._delivery(voice, pieces, replaces_all=isinstance(voice.ending, Converted))
+        self._under_way = voice.id
+        outbox, rights = common.settings.outbox, _rights(common)
+        common.hands.do(
+            f"publishing {shown(voice.relpath)}",
+            lambda: publish(outbox, delivery, rights),
+            lambda files: self._published(voice, files, delivery),
+            lambda error: self._failed(voice, error),
+        )
+
+    def _claim(self, voice: Voice) -> PurePosixPath:
+        """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
+        plain_base = output_base(voice.relpath.name)
+        mark = hashlib.sha256(os.fsencode(voice.relpath)).hexdigest()[:6]
+        for base in (plain_base, output_base(f"{plain_base}~{mark}.pth")):
+            path = voice.relpath.parent / base
+            if self._common.ledger.claim_base(voice.id, path, [fold(str(path.parent / n)) for n in reserved(base)]):
+                return path
+        raise RuntimeError(f"two sources with the mark {mark}")  # a chance of one in sixteen million, and a defect
+
+    def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
+        sources, recipe = self._sources(voice, conversion), self._common.recipe(voice)
+        return sidecar.result(_origin(voice), conversion, recipe, base, sources, self._common.now.wall)
+
+    def _refusal(self, voice: Voice, refusal: Refusal, base: PurePosixPath) -> Piece:
+        return sidecar.refusal(_origin(voice), refusal, base, self._common.now.wall)
+
+    def _sources(self, voice: Voice, conversion: Conversion) -> dict[str, Path]:
+        """Return where the bytes lie, by hash: in staging, or among the published results of a twin."""
+        staging = self._common.staging(voice.job or "-")
+        sources = {file.sha256: staging / file.name for file in conversion.files}
+        if not staging.is_dir() and (twin := self._common.ledger.twin(voice)) is not None:
+            for _, _, file in self._common.ledger.files(twin.id):
+                if file.sha256 in sources:
+                    sources[file.sha256] = self._common.settings.outbox / file.path
+        return sources
+
+    def _delivery(self, voice: Voice, pieces: Sequence[Piece], *, replaces_all: bool) -> Delivery:
+        """`replaces_all` lets a result take away whatever else the voice had; a refusal leaves an older result."""
+        ours = {file.path: file.sha256 for _, _, file in self._common.ledger.files(voice.id)}
+        targets = {piece.path for piece in pieces}
+        stale = [path for path in ours if replaces_all and path not in targets]
+        token = f"{self._common.ledger.instance}{voice.id:x}"
+        return Delivery(pieces, stale, ours, token)
+
+    def _published(self, voice: Voice, files: tuple[Published, ...], delivery: Delivery) -> None:
+        common = self._common
+        self._under_way = None
+        common.share_is("outbox", None)
+        common.ledger.published(voice.id, files, delivery.stale, common.now.wall)
+        passed(Step.PUBLISHED)
+        common.went_well(voice.id)
+        clear_job(common, voice.job)
+        passed(Step.SPOOL_CLEARED)
+        self._tell(voice, files)
+
+    def _failed(self, voice: Voice, error: Exception) -> None:
+        common = self._common
+        self._under_way = None
+        common.share_is("outbox", error)
+        if isinstance(error, StagingLostError):
+            common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
+            common.ledger.start_over(voice.id)
+            return
+        reason = error.text if isinstance(error, Refusal) else plain(str(error))
+        if reason != voice.reason and not isinstance(error, ShareAwayError):
+            common.log.warning("publication.failed", file=shown(voice.relpath), reason=reason)
+        if isinstance(error, NameTaken) and reason != voice.reason:
+            self._say_taken(voice, error)
+        common.ledger.wait(voice.id, voice.state, reason, common.put_off(voice.id))
+
+    def _say_taken(self, voice: Voice, refusal: NameTaken) -> None:
+        """Tell the person in the outbox, too; the result follows when the way is free."""
+        base = self._common.ledger.by_id(voice.id).base
+        if base is None or not isinstance(voice.ending, Converted):
+            return
+        delivery = self._delivery(voice, [self._refusal(voice, refusal, base)], replaces_all=False)
+        common, outbox, rights = self._common, self._common.settings.outbox, _rights(self._common)
+        common.hands.do(
+            f"publishing {shown(voice.relpath)}",
+            lambda: publish(outbox, delivery, rights),
+            lambda files: common.ledger.also_published(voice.id, files, common.now.wall),
+            lambda _: None,  # that name is taken as well; the status says why the voice waits
+        )
+
+    def _tell(self, voice: Voice, files: tuple[Published, ...]) -> None:
+        """Write the canonical line of a job."""
+        facts: dict[str, object] = {"file": shown(voice.relpath), "recipe": voice.recipe, "attempt": voice.attempts}
+        match voice.ending:
+            case Converted(conversion):
+                facts |= {
+                    "outcome": "converted",
+                    "family": conversion.model.get("family"),
+                    "variant": conversion.model.get("version"),
+                    "bytes": {str(f.path.name): f.bytes for f in files if f.kind == "onnx"},
+                    "seconds": {stage: round(s, 2) for stage, s in conversion.seconds.items()},
+                    "snr_db": {f.precision: round(min(x.snr_db for x in f.fidelity), 1) for f in conversion.files},
+                }
+            case Refused(refusal):
+                facts |= {"outcome": "refused", "code": refusal.code, "reason": refusal.text}
+        self._common.log.info("job.finished", **facts)
+
+
+def clear_job(common: Common, job: str | None) -> None:
+    """Remove the spooled copy and the staging folder of a job; both lie on local disk."""
+    if job is not None:
+        common.spool(job).unlink(missing_ok=True)
+        shutil.rmtree(common.staging(job), ignore_errors=True)
+
+
+def _rights(common: Common) -> Rights:
+    publish_settings = common.settings.publish
+    return Rights(publish_settings.mode, publish_settings.folder_mode, publish_settings.gid)
+
+
+def _origin(voice: Voice) -> sidecar.Origin:
+    return sidecar.Origin(voice.relpath, voice.sha256, voice.stamp.size, voice.first_seen)

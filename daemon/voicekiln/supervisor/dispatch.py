@@ -1,0 +1,141 @@
+"""Between the ledger and the workers: who gets which job, and what its end means.
+
+An attempt is counted in the ledger before the job is sent, so a file that takes the machine down cannot loop. A lost
+job is tried again, later each time, and after as many attempts as the configuration allows it is refused; other
+files keep flowing meanwhile.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from voicekiln.errors import WorkerLost
+from voicekiln.folders.ledger import State, Voice
+from voicekiln.folders.names import shown
+from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
+from voicekiln.steps import Step, passed
+from voicekiln.supervisor.common import Common
+from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
+from voicekiln.worker.wire import Convert, Looked, Ready
+
+
+@dataclass
+class Bench:
+    """A worker's place: who is kept there and what it works on."""
+
+    keeper: Keeper
+    voice: Voice | None = None
+    stage: Stage | None = None
+
+
+class Dispatch:
+    """Gives queued voices to idle workers and takes their endings."""
+
+    def __init__(self, common: Common, keepers: Sequence[Keeper]) -> None:
+        self._common = common
+        self.benches = [Bench(keeper) for keeper in keepers]
+        self._greeted: set[str] = set()
+
+    def step(self) -> None:
+        """Take what the workers said, then give out work."""
+        for bench in self.benches:
+            for event in bench.keeper.poll(self._common.now.mono):
+                self._hear(bench, event)
+        for bench in self.benches:
+            if bench.voice is None and not bench.keeper.busy:
+                self._give(bench)
+
+    def due(self) -> float:
+        """Return the monotonic time at which a worker has to be looked at, even if it says nothing."""
+        return min((bench.keeper.next_due(self._common.now.mono) for bench in self.benches), default=float("inf"))
+
+    def close(self, grace_s: float) -> None:
+        """Stop the workers; a job under way goes back into the queue and its attempt is not counted."""
+        for bench in self.benches:
+            bench.keeper.close(grace_s)
+            if bench.voice is not None:
+                self._common.ledger.lost(bench.voice.id, "the converter was stopped", self._common.now.wall, counts=False)
+                bench.voice = None
+
+    def _hear(self, bench: Bench, event: Event) -> None:
+        log, voice = self._common.log, bench.voice
+        match event:
+            case Ready(device, versions):
+                self._greet(device, versions)
+            case At(_, stage) if voice is not None:
+                bench.stage = stage
+                log.info("stage.entered", file=shown(voice.relpath), stage=stage)
+            case Said(text):
+                log.warning("worker.said", text=text)
+            case Left(pid, reason, wanted):
+                (log.info if wanted else log.warning)("worker.left", pid=pid, reason=reason)
+            case Abandoned(pid):
+                log.error("worker.abandoned", pid=pid, reason="it hangs in the kernel and may still hold memory")
+            case Ended(_, ending) if voice is not None and not isinstance(ending, Looked):
+                bench.voice = bench.stage = None
+                self._end(voice, ending)
+
+    def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:
+        """Say once on what the work is done; a missing GPU is nothing to be quiet about."""
+        name = str(device.get("name"))
+        self._common.ledger.set_fact("device", name)
+        if name in self._greeted:
+            return
+        self._greeted.add(name)
+        facts = {key: value for key, value in device.items() if key not in {"name", "why_cpu"}}
+        if why := device.get("why_cpu"):
+            self._common.log.warning("worker.without_gpu", device=name, reason=why, versions=versions, **facts)
+        else:
+            self._common.log.info("worker.ready", device=name, versions=versions, **facts)
+
+    def _give(self, bench: Bench) -> None:
+        in_work = {b.voice.key for b in self.benches if b.voice is not None}
+        for voice in self._common.ledger.voices(State.QUEUED):
+            if voice.key in in_work or not self._common.may_try(voice.id):
+                continue
+            if (twin := self._common.ledger.twin(voice)) is not None and twin.ending is not None:
+                self._common.ledger.ended(voice.id, twin.ending)
+                self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
+            elif voice.attempts >= self._common.settings.worker.attempts:
+                self._give_up(voice, voice.reason)
+            else:
+                self._send(bench, voice)
+                return
+
+    def _send(self, bench: Bench, voice: Voice) -> None:
+        assert voice.job is not None and voice.sha256 is not None  # noqa: S101, PT018 - so it is with queued voices
+        common = self._common
+        staging = common.staging(voice.job)
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir(mode=0o700, parents=True)
+        recipe = common.recipe(voice)
+        attempt = common.ledger.start(voice.id)
+        passed(Step.STARTED)
+        common.log.info("job.started", file=shown(voice.relpath), recipe=recipe.name, attempt=attempt)
+        bench.voice = common.ledger.by_id(voice.id)
+        job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe)
+        bench.keeper.begin(Convert(job), self._common.now.mono)
+        passed(Step.SENT)
+
+    def _end(self, voice: Voice, ending: Ending) -> None:
+        if isinstance(ending, Lost):
+            self._lost(voice, ending)
+            return
+        self._common.went_well(voice.id)
+        self._common.ledger.ended(voice.id, ending)
+        passed(Step.ENDED)
+
+    def _lost(self, voice: Voice, lost: Lost) -> None:
+        common = self._common
+        common.log.warning("worker.lost", file=shown(voice.relpath), reason=lost.reason, attempt=voice.attempts)
+        if lost.counts and voice.attempts >= common.settings.worker.attempts:
+            self._give_up(voice, lost.reason)
+        else:
+            common.ledger.lost(voice.id, lost.reason, common.put_off(voice.id), counts=lost.counts)
+
+    def _give_up(self, voice: Voice, reason: str) -> None:
+        refusal = WorkerLost(attempts=voice.attempts, reason=reason or "for an unknown reason")
+        self._common.went_well(voice.id)
+        self._common.ledger.ended(voice.id, Refused(refusal), of_content=False)

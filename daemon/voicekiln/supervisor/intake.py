@@ -1,0 +1,238 @@
+"""From a look at the inbox to a copy in the spool.
+
+Events only say «look now»; what is true is the scan. A file is taken when it has been quiet for the configured time,
+its stamp from a freshly opened descriptor equals the last one seen, and it proves to be whole; a file without a
+proof (the older pickle format, or no checkpoint at all) has to be quiet for longer. Only a few copies wait in the
+spool at once, so that a full inbox never fills the local disk.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from voicekiln import __version__
+from voicekiln.config import Settings
+from voicekiln.errors import Changed, ConflictCopy, Incomplete, NotAFile, NotYet, Refusal, ShareAwayError, Unproven, plain
+from voicekiln.folders.inbox import Snapshot, recipe_of, scan
+from voicekiln.folders.ledger import REPLACEABLE, State, Voice
+from voicekiln.folders.names import shown
+from voicekiln.folders.outbox import StagingLostError, intact
+from voicekiln.folders.settle import Settler
+from voicekiln.folders.spool import Spooled, take
+from voicekiln.folders.watch import file_system
+from voicekiln.job import FileStamp, Refused
+from voicekiln.steps import Step, passed
+from voicekiln.supervisor.common import Common
+
+MAX_SPOOLED = 4
+"""Copies that wait for a worker at once."""
+
+LEAST_BETWEEN_SCANS_S = 0.5
+"""However many events come, the share is not walked more often."""
+
+NOT_READ = FileStamp(0, 0, 0, 0, 0)
+"""The stamp of what is refused by its name or kind alone, without a look at its content."""
+
+EXPECTED = (OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
+"""What work on a share may raise; anything else is a defect."""
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """What the hands bring back from a source that could be copied."""
+
+    spooled: Spooled
+    intact: bool
+    """Whether all results that the ledger knows of this voice still lie in the outbox unchanged."""
+
+
+class Intake:
+    """Scans, lets settle, takes."""
+
+    def __init__(self, common: Common) -> None:
+        self._common = common
+        self.every_s = common.settings.scan.poll
+        """The longest time between two scans; longer where events can be had."""
+        self._settler = Settler(common.settings.settle.quiet)
+        self._later: dict[PurePosixPath, float] = {}
+        self._scanning = False
+        self._taking = False
+        self._due = float("-inf")
+        self._last = float("-inf")
+        self._count = 0
+        self.folders = 1
+        """In the inbox, itself included, at the last scan."""
+        self.scanned_once = False
+
+    def look_soon(self) -> None:
+        """An event came: scan as soon as the last scan is long enough ago."""
+        self._due = float("-inf")
+
+    def step(self) -> None:
+        """Start a scan if one is due, and take the next file that has settled."""
+        if not self._scanning and self._common.now.mono >= self.due():
+            self._scan()
+        if not self._taking and "inbox" not in self._common.away:
+            self._take_next()
+
+    def due(self) -> float:
+        """Return the monotonic time of the next scan; infinity while one is under way."""
+        if self._scanning:
+            return float("inf")
+        settled = self._settler.next_due()
+        reasons = (self._due, *self._later.values(), float("inf") if settled is None else settled)
+        return max(min(reasons), self._last + LEAST_BETWEEN_SCANS_S)
+
+    # --- scanning ------------------------------------------------------------------------------------------------
+
+    def _scan(self) -> None:
+        self._scanning = True
+        self._last = began = self._common.now.mono
+        self._due = began + self.every_s
+        self._later = {relpath: due for relpath, due in self._later.items() if due > began}
+        settings = self._common.settings
+        self._common.hands.do(
+            "looking through the inbox",
+            lambda: _look(settings),
+            lambda snapshot: self._scanned(snapshot, began),
+            self._scan_failed,
+        )
+
+    def _scan_failed(self, error: Exception) -> None:
+        self._scanning = False
+        away = error if isinstance(error, ShareAwayError) else ShareAwayError(plain(str(error)))
+        self._common.share_is("inbox", away)
+
+    def _scanned(self, snapshot: Snapshot, began: float) -> None:
+        """Bring the ledger into agreement with what lies in the inbox."""
+        self._scanning = False
+        self.scanned_once = True
+        self.folders = snapshot.folders
+        self._common.share_is("inbox", None)
+        self._settler.quiet_s = self._common.settings.settle.quiet
+        self._settler.observe(snapshot.files, began, self._common.now.mono)
+        refused = {path: ConflictCopy(tool=tool) for path, tool in snapshot.conflicts.items()}
+        refused |= {path: NotAFile(what=what) for path, what in snapshot.odd.items()}
+        known = self._common.ledger.stamps()
+        for relpath, stamp in (snapshot.files | dict.fromkeys(refused, NOT_READ)).items():
+            old = known.get(relpath)
+            if old is None or (old.state in REPLACEABLE and (old.stamp != stamp or old.source != "there")):
+                voice = self._sight(relpath, stamp)
+                if relpath in refused:
+                    self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
+        for relpath, old in known.items():
+            there = relpath in snapshot.files or relpath in refused
+            if old.source == "there" and not there and snapshot.covers(relpath):
+                self._common.ledger.vanished(old.id)
+
+    def _sight(self, relpath: PurePosixPath, stamp: FileStamp) -> Voice:
+        recipe = recipe_of(relpath, self._common.settings.recipes, "default")
+        voice = self._common.ledger.sight(relpath, recipe, stamp, self._common.now.wall)
+        passed(Step.SEEN)
+        self._common.went_well(voice.id)
+        self._common.log.info("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
+        return voice
+
+    # --- taking --------------------------------------------------------------------------------------------------
+
+    def _take_next(self) -> None:
+        ledger = self._common.ledger
+        if ledger.counts().get(State.QUEUED, 0) >= MAX_SPOOLED:
+            return
+        for voice in ledger.voices(State.SETTLING, State.INCOMPLETE):
+            if self._is_due(voice):
+                self._take(voice)
+                return
+
+    def _is_due(self, voice: Voice) -> bool:
+        settle = self._common.settings.settle
+        quiet_s = settle.incomplete_after if voice.state is State.INCOMPLETE else settle.quiet
+        return (
+            self._settler.quiet(voice.relpath, quiet_s)
+            and voice.relpath not in self._later
+            and self._common.may_try(voice.id)
+        )
+
+    def _take(self, voice: Voice) -> None:
+        settings, ledger = self._common.settings, self._common.ledger
+        self._taking = True
+        self._count += 1
+        job = f"{ledger.instance}t{int(self._common.now.wall):x}n{self._count:x}"
+        spool, outbox = self._common.spool(job), settings.outbox
+        unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
+        results = [file for _, _, file in ledger.files(voice.id)]
+
+        def work() -> Taken:
+            inodes = file_system(settings.inbox).stable_inodes
+            spooled = take(
+                settings.inbox, voice.relpath, voice.stamp, spool, settings.max_bytes, inodes=inodes, unproven_ok=unproven_ok
+            )
+            passed(Step.COPIED)
+            return Taken(spooled, intact(outbox, results))
+
+        self._common.hands.do(
+            f"copying {shown(voice.relpath)}",
+            work,
+            lambda taken: self._took(voice, job, taken),
+            lambda error: self._not_taken(voice, error),
+        )
+
+    def _took(self, voice: Voice, job: str, taken: Taken) -> None:
+        common, spooled = self._common, taken.spooled
+        self._taking = False
+        common.went_well(voice.id)
+        current = common.ledger.voice(voice.relpath)
+        if current is None or current.state not in (State.SETTLING, State.INCOMPLETE) or current.stamp != spooled.stamp:
+            common.spool(job).unlink(missing_ok=True)  # it changed, vanished or was forgotten meanwhile
+            return
+        key = f"{spooled.sha256}.{common.recipe(current).fingerprint}.{__version__}"
+        if key == current.key and current.ending is not None and taken.intact:
+            common.spool(job).unlink()
+            common.ledger.unchanged(voice.id, spooled.stamp, common.now.wall)
+            common.log.info("file.unchanged", file=shown(voice.relpath))
+            return
+        common.ledger.spooled(voice.id, spooled.stamp, spooled.sha256, key, job)
+        passed(Step.SPOOLED)
+        common.log.info("file.settled", file=shown(voice.relpath), bytes=spooled.bytes, sha256=spooled.sha256)
+
+    def _not_taken(self, voice: Voice, error: Exception) -> None:
+        common, settle = self._common, self._common.settings.settle
+        self._taking = False
+        current = common.ledger.voice(voice.relpath)
+        if current is None or current.stamp != voice.stamp or current.state not in (State.SETTLING, State.INCOMPLETE):
+            return
+        match error:
+            case Changed():
+                self._settler.restart(voice.relpath, common.now.mono)
+            case Unproven():
+                self._wait_until_quiet(voice, State.SETTLING, error.why, settle.legacy_quiet)
+            case Incomplete() if self._settler.quiet(voice.relpath, settle.incomplete_after):
+                common.ledger.ended(voice.id, Refused(error.refusal()), of_content=False)
+            case Incomplete():
+                self._wait_until_quiet(voice, State.INCOMPLETE, error.why, settle.incomplete_after)
+            case Refusal():
+                common.ledger.ended(voice.id, Refused(error), of_content=False)
+            case _:
+                common.share_is("inbox", error)
+                reason = plain(str(error))
+                if reason != voice.reason:
+                    common.log.warning("copy.failed", file=shown(voice.relpath), reason=reason)
+                common.ledger.wait(voice.id, voice.state, reason, common.put_off(voice.id))
+
+    def _wait_until_quiet(self, voice: Voice, state: State, why: str, quiet_s: float) -> None:
+        """Let the file alone until it has been quiet for `quiet_s`; a change begins everything anew."""
+        due = self._settler.due(voice.relpath, quiet_s)
+        if due is not None:
+            self._later[voice.relpath] = due
+            left_s = due - self._common.now.mono
+            self._common.ledger.wait(voice.id, state, why, self._common.now.wall + left_s)
+            self._common.log.info("file.waits", file=shown(voice.relpath), reason=why, seconds=round(left_s))
+
+
+def _look(settings: Settings) -> Snapshot:
+    return scan(
+        settings.inbox,
+        inodes=file_system(settings.inbox).stable_inodes,
+        conflicts_are_voices=settings.conflict_copies == "convert",
+    )

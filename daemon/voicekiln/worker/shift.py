@@ -1,0 +1,145 @@
+"""One worker process from its start to its end, with the clocks that run against it.
+
+It knows nothing of requests but whether it serves one: before it was given a file, the file cannot be at fault.
+
+Memory is measured twice a second, so a process can overshoot its allowance for that long. Accepted: the kernel's
+own limits (systemd's MemoryMax) stand behind it, and the worker is what the kernel picks first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from voicekiln.job import Lost, Stage
+from voicekiln.worker.process import Patience, Process, Rung, how_it_ended
+from voicekiln.worker.wire import Ready
+
+MEMORY_EVERY_S = 0.5
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a worker may take."""
+
+    deadlines: Mapping[str, float]
+    """Seconds for `start` and for each stage."""
+    idle_s: float
+    """Seconds after which an idle process leaves, so that graphics memory is free."""
+    memory_bytes: int
+    """What the process and its children may hold of main memory."""
+    patience: Patience
+
+
+class Shift:
+    """See the module."""
+
+    def __init__(self, command: Sequence[str], limits: Limits, wake: Callable[[], None], now: float) -> None:
+        """Start the process.
+
+        Raises:
+            OSError: if it cannot be started.
+        """
+        self.process = Process(command, wake, limits.patience)
+        self._limits = limits
+        self.ready: Ready | None = None
+        self.serving = False
+        """Whether it was given a request that has not ended yet."""
+        self.verdict: Lost | None = None
+        """Why it has to go, where that is our judgement."""
+        self.wanted = False
+        """Whether it goes because it is not needed any more."""
+        self._doing = "start"
+        self._deadline = now + limits.deadlines["start"]
+        self._memory_by = now + MEMORY_EVERY_S
+        self._idle_by = NEVER
+        self._mute_by = NEVER
+        self._drained_by = NEVER
+
+    @property
+    def free(self) -> bool:
+        """Whether it can be given a request."""
+        return self.ready is not None and self.process.rung is None and not self.process.dead()
+
+    @property
+    def going(self) -> bool:
+        """Whether somebody wants to be rid of it, so that nothing that it says counts any more."""
+        return self.process.rung is not None
+
+    def enter(self, stage: Stage, now: float) -> None:
+        """Start the clock of a stage."""
+        if not self.serving:
+            self.serving, self._idle_by, self._memory_by = True, NEVER, now + MEMORY_EVERY_S
+        self._doing, self._deadline = stage, now + self._limits.deadlines[stage]
+
+    def rest(self, now: float) -> None:
+        """Start the clock of idleness."""
+        self.serving, self._deadline, self._memory_by = False, NEVER, NEVER
+        self._idle_by = now + self._limits.idle_s
+
+    def condemn(self, reason: str, rung: Rung, now: float, *, counts: bool = True) -> None:
+        """Get rid of the process for a reason that is a fault; `counts` as in `Lost`."""
+        self.verdict = Lost(reason, counts=counts and self.serving)
+        self.process.dismiss(now, rung)
+
+    def release(self, now: float, verdict: Lost | None = None) -> None:
+        """Get rid of the process because it is not needed."""
+        if not self.going:
+            self.verdict, self.wanted = verdict, True
+            self.process.dismiss(now, Rung.ASK)
+
+    def watch(self, now: float) -> Lost | None:
+        """Do what is due; return what became of the process if it is gone or was given up.
+
+        To be called when all was heard that it has said so far.
+        """
+        heard_out = self.process.listener.ended and not self.process.listener.waiting
+        if not self.process.dead():
+            self._judge(now)
+        elif self._drained_by == NEVER:
+            self.process.kill_offspring()
+            self._drained_by = now + self._limits.patience.drain_s
+        if self._drained_by < NEVER:
+            return self._buried() if heard_out or now >= self._drained_by else None
+        return self._given_up() if self.process.rung is Rung.GIVE_UP else None
+
+    def next_due(self) -> float:
+        """Return when `watch` has something to do."""
+        if self.going or self._drained_by < NEVER:
+            return min(self.process.due, self._drained_by)
+        return min(self._deadline, self._idle_by, self._memory_by, self._mute_by)
+
+    def _judge(self, now: float) -> None:
+        """See whether a living process has to go, or has had its time to."""
+        if self.going:
+            self.process.climb(now)
+        elif now >= self._deadline:
+            self.condemn(self._too_long(), Rung.TERMINATE, now)
+        elif now >= self._idle_by:
+            self.release(now)
+        elif now >= self._mute_by:
+            self.condemn("the worker closed its output and lived on", Rung.KILL, now)
+        elif now >= self._memory_by:
+            self._memory_by = now + MEMORY_EVERY_S
+            if self.process.memory() > self._limits.memory_bytes:
+                allowed = f"{self._limits.memory_bytes / 1e9:.1f} GB"
+                self.condemn(f"the worker used more memory than {allowed}", Rung.KILL, now)
+        if self.process.listener.answers_ended and self._mute_by == NEVER:
+            self._mute_by = now + self._limits.patience.drain_s
+
+    def _too_long(self) -> str:
+        limit = f"{self._limits.deadlines[self._doing]:g} s"
+        if self._doing == "start":
+            return f"the worker was not ready after {limit}"
+        return f"stage {self._doing} took longer than {limit}"
+
+    def _buried(self) -> Lost:
+        status = self.process.bury()
+        if self.wanted and self.verdict is None:
+            return Lost("the worker was not needed any more", counts=False)
+        return self.verdict or Lost(how_it_ended(status), counts=self.serving)
+
+    def _given_up(self) -> Lost:
+        lost = self.verdict or Lost("the worker was asked to leave", counts=False)
+        return Lost(f"{lost.reason}, and it could not be killed", counts=lost.counts)

@@ -1,0 +1,178 @@
+"""The ledger: a restart at any moment finds every file where it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+import pytest
+from endings import converted
+from voicekiln.errors import Damaged
+from voicekiln.folders.ledger import Ledger, Published, State, Voice
+from voicekiln.job import FileStamp, Job, Recipe, Refused
+
+STAMP = FileStamp(1, 2, 3, 4, 5)
+NEWER = FileStamp(1, 2, 3, 4, 6)
+NAME = PurePosixPath("sub/voice.pth")
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger(tmp_path / "ledger.sqlite") as opened:
+        yield opened
+
+
+def seen(ledger: Ledger, name: PurePosixPath = NAME, stamp: FileStamp = STAMP) -> Voice:
+    return ledger.sight(name, "default", stamp, at=100.0)
+
+
+def queued(ledger: Ledger, name: PurePosixPath = NAME, key: str = "key") -> Voice:
+    voice = seen(ledger, name)
+    ledger.spooled(voice.id, STAMP, "aa", key, f"job{voice.id}")
+    return ledger.by_id(voice.id)
+
+
+def done(ledger: Ledger, tmp_path: Path, name: PurePosixPath = NAME) -> Voice:
+    voice = queued(ledger, name)
+    ledger.start(voice.id)
+    ledger.ended(voice.id, converted(Job("j", tmp_path, tmp_path, "aa", Recipe("default"))))
+    file = Published(name.with_suffix(".onnx"), "onnx", "bb", 7)
+    ledger.published(voice.id, [file], [], at=200.0)
+    return ledger.by_id(voice.id)
+
+
+def test_everything_survives_a_reopening(tmp_path: Path) -> None:
+    """All columns of a voice read back equal from another connection."""
+    with Ledger(tmp_path / "l") as first:
+        before = done(first, tmp_path)
+        instance = first.instance
+    with Ledger(tmp_path / "l") as second:
+        assert second.voice(NAME) == before
+        assert second.instance == instance
+        assert before.state is State.DONE
+
+
+def test_a_ledger_of_another_layout_is_refused(tmp_path: Path) -> None:
+    """A newer voicekiln's ledger is never written by an older one."""
+    with Ledger(tmp_path / "l"):
+        pass
+    other = sqlite3.connect(tmp_path / "l")
+    other.execute("PRAGMA user_version = 99")
+    other.close()
+    with pytest.raises(sqlite3.DatabaseError, match="another version"):
+        Ledger(tmp_path / "l")
+
+
+def test_names_of_any_bytes_are_kept(ledger: Ledger) -> None:
+    """A name that is no UTF-8 comes back as it was, and can have its output names reserved."""
+    name = PurePosixPath("b\udcff/\udce9.pth")
+    voice = seen(ledger, name)
+    assert ledger.voice(name) == voice
+    assert ledger.claim_base(voice.id, name.with_suffix(""), ["b\udcff/\udce9.onnx"])
+    assert ledger.by_id(voice.id).base == name.with_suffix("")
+
+
+def test_an_attempt_is_counted_before_it_begins_and_survives(tmp_path: Path) -> None:
+    """A daemon that dies in the middle of a job finds the attempt counted."""
+    with Ledger(tmp_path / "l") as first:
+        assert first.start(queued(first).id) == 1
+    with Ledger(tmp_path / "l") as second:
+        voice = second.voice(NAME)
+        assert voice is not None
+        assert (voice.state, voice.attempts) == (State.CONVERTING, 1)
+
+
+def test_a_loss_that_does_not_count_gives_the_attempt_back(ledger: Ledger) -> None:
+    """Only losses that may be the file's doing use up attempts."""
+    voice = queued(ledger)
+    ledger.start(voice.id)
+    ledger.lost(voice.id, "disk full", 300.0, counts=False)
+    assert ledger.by_id(voice.id).attempts == 0
+    ledger.start(voice.id)
+    ledger.lost(voice.id, "crashed", 300.0, counts=True)
+    assert ledger.by_id(voice.id).attempts == 1
+
+
+def test_new_content_begins_with_no_attempts_and_no_ending(ledger: Ledger, tmp_path: Path) -> None:
+    """A replaced file is judged anew; what was said of the older one does not stick to it."""
+    voice = done(ledger, tmp_path)
+    again = seen(ledger, stamp=NEWER)
+    assert (again.state, again.ending) == (State.SETTLING, voice.ending)
+    ledger.spooled(voice.id, NEWER, "cc", "other key", "job")
+    fresh = ledger.by_id(voice.id)
+    assert (fresh.attempts, fresh.ending, fresh.stamp) == (0, None, NEWER)
+
+
+def test_a_twin_is_a_voice_at_rest_with_the_same_key(ledger: Ledger, tmp_path: Path) -> None:
+    """The same content and recipe under another name finds the ending, other content does not."""
+    first = done(ledger, tmp_path)
+    same = queued(ledger, PurePosixPath("copy.pth"))
+    other = queued(ledger, PurePosixPath("other.pth"), key="other")
+    assert ledger.twin(same) == first
+    assert ledger.twin(other) is None
+
+
+def test_an_ending_that_is_not_the_contents_has_no_twin(ledger: Ledger) -> None:
+    """That the worker was lost on one copy says nothing about another."""
+    voice = queued(ledger)
+    ledger.ended(voice.id, Refused(Damaged(what="x")), of_content=False)
+    ledger.published(voice.id, [], [], at=200.0)
+    assert ledger.twin(queued(ledger, PurePosixPath("copy.pth"))) is None
+
+
+def test_two_voices_never_share_an_output_name(ledger: Ledger) -> None:
+    """Any one name in common is enough to be told no, and a voice can claim its own names again."""
+    a, b = seen(ledger), seen(ledger, PurePosixPath("b.pth"))
+    assert ledger.claim_base(a.id, PurePosixPath("v"), ["v.onnx", "v.fp16.onnx"])
+    assert not ledger.claim_base(b.id, PurePosixPath("v.fp16"), ["v.fp16.onnx", "v.fp16.fp16.onnx"])
+    assert ledger.by_id(b.id).base is None
+    assert ledger.claim_base(a.id, PurePosixPath("v"), ["v.onnx", "v.fp16.onnx"])
+
+
+def test_a_vanished_source_keeps_its_row_while_results_lie_there(ledger: Ledger, tmp_path: Path) -> None:
+    """What we published stays ours to sweep; when that is gone too, row and names are free again."""
+    voice = done(ledger, tmp_path)
+    ledger.claim_base(voice.id, PurePosixPath("v"), ["v.onnx"])
+    ledger.vanished(voice.id)
+    assert ledger.by_id(voice.id).source == "gone"
+    ledger.swept_files(voice.id, [NAME.with_suffix(".onnx")])
+    assert ledger.voice(NAME) is None
+    assert ledger.claim_base(seen(ledger).id, PurePosixPath("v"), ["v.onnx"])
+
+
+def test_a_source_that_vanishes_before_it_was_taken_leaves_nothing(ledger: Ledger) -> None:
+    """A file that somebody took away again is not waited for."""
+    ledger.vanished(seen(ledger).id)
+    assert ledger.voices() == []
+
+
+def test_a_source_that_vanishes_in_work_is_still_finished(ledger: Ledger) -> None:
+    """The spooled copy is enough to go on with."""
+    voice = queued(ledger)
+    ledger.vanished(voice.id)
+    assert ledger.by_id(voice.id).state is State.QUEUED
+
+
+@pytest.mark.parametrize("command", ["retry", "forget"])
+def test_commands_leave_alone_what_is_in_work(ledger: Ledger, command: str) -> None:
+    """A voice with a worker cannot be pulled from under it."""
+    voice = queued(ledger)
+    ledger.start(voice.id)
+    assert getattr(ledger, command)(voice.id) is False
+    assert ledger.by_id(voice.id).state is State.CONVERTING
+
+
+def test_retry_forgets_the_ending_and_the_attempts(ledger: Ledger, tmp_path: Path) -> None:
+    """After retry a voice goes through everything again, twins or not."""
+    voice = done(ledger, tmp_path)
+    assert ledger.retry(voice.id)
+    again = ledger.by_id(voice.id)
+    assert (again.state, again.attempts, again.key, again.ending) == (State.SETTLING, 0, None, None)
+
+
+def test_an_ending_with_an_unknown_code_is_no_ending(ledger: Ledger, tmp_path: Path) -> None:
+    """A refusal written by another version of voicekiln is judged anew, not shown half."""
+    voice = done(ledger, tmp_path)
+    ledger._set(voice.id, ending='{"refused": {"code": "of-tomorrow", "found": {}}}')
+    assert ledger.by_id(voice.id).ending is None
