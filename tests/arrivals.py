@@ -49,10 +49,10 @@ def archive(
     if parts is None:
         parts = {"voice/data.pkl": noise(500), "voice/data/0": noise(40_000, 2), "voice/data/1": noise(30_000, 3)}
     sink: Stream | io.BytesIO = Stream() if streamed else io.BytesIO()
-    with zipfile.ZipFile(sink, "w", method) as made:  # type: ignore[arg-type]  # a sink is enough for writing
+    with zipfile.ZipFile(sink, "w", method) as made:
         made.comment = comment
         for name, data in parts.items():
-            made.writestr(name, data)
+            made.writestr(zipfile.ZipInfo(name), data, method)  # dated 1980, so the bytes are the same every day
     return bytes(sink.got) if isinstance(sink, Stream) else sink.getvalue()
 
 
@@ -66,22 +66,20 @@ def stamp_in(root: Path, relpath: str = "voice.pth") -> FileStamp:
     return scan(root).files[PurePosixPath(relpath)]
 
 
-def in_own_namespace(setup: str, script: str, *args: object) -> str:
+def in_own_namespace(setup: str, script: str, *args: object, unshare: str = "-Urm") -> str:
     """Run `script` in a new user and mount namespace after the shell lines `setup`; return what it printed.
 
-    There, mounts and kernel limits can be made without being root. Skips where the kernel refuses that.
+    There, mounts and kernel limits can be made without being root; with "-U" not even root may read everything.
+    Skips where the kernel refuses.
     """
-    unshare = shutil.which("unshare")
-    if unshare is None or subprocess.run([unshare, "-Urm", "true"], check=False, capture_output=True).returncode:  # noqa: S603 - our own
-        pytest.skip("this kernel grants no user namespace to its users")
-    shell = ["sh", "-ec", f'script=$1; python=$2; shift 2\n{setup}\nexec "$python" -c "$script" "$@"', "sh"]
-    done = subprocess.run(  # noqa: S603 - our own script
-        [unshare, "-Urm", *shell, script, sys.executable, *map(str, args)],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
-    )
+    command = ["unshare", unshare, "sh", "-ec", f'script=$1; shift\n{setup}\nexec "$PYTHON" -c "$script" "$@"', "sh"]
+    if shutil.which("unshare") is None or _run(["unshare", unshare, "true"]).returncode:
+        pytest.skip("this kernel grants its users no user namespace")
+    done = _run([*command, script, *map(str, args)])
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
+    env = {**os.environ, "PYTHON": sys.executable, "PYTHONDONTWRITEBYTECODE": "1"}
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=env)  # noqa: S603 - our own

@@ -1,8 +1,7 @@
 """The command `voicekiln`.
 
-No torch in this process: whatever opens a model is a job for the worker. Exit statuses: 0 all went well; 1 a file
-was refused or could not be converted, or what was asked for is not there; 2 the command line is wrong; 75 another
-daemon works on the same state folder; 78 the configuration cannot be used.
+No torch in this process: whatever opens a model is a job for the worker. What each command does is said in its help;
+the exit statuses are listed in the README and below.
 """
 
 from __future__ import annotations
@@ -12,17 +11,278 @@ import json
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
 
-from voicekiln import __version__, config, logs, service
-from voicekiln.config import Settings
-from voicekiln.errors import ConfigError
-from voicekiln.folders.ledger import Ledger, State, Voice
+import structlog
+
+from voicekiln import __version__, config, logs, report, service
+from voicekiln.errors import ConfigError, Refusal, ShareAwayError, plain
+from voicekiln.folders.ledger import Ledger, Voice
 from voicekiln.folders.names import shown
-from voicekiln.folders.sidecar import utc
-from voicekiln.folders.watch import file_system
+from voicekiln.folders.outbox import StagingLostError
+from voicekiln.folders.sweep import Swept, carry_out, note, plan
+from voicekiln.job import PRECISIONS, Recipe
+from voicekiln.oneoff import Desk, NotDoneError
+from voicekiln.settings import Settings
+from voicekiln.supervisor.upkeep import WANT_SWEEP, lives
 
-OK, FAILED, BUSY, BAD_CONFIG = 0, 1, os.EX_TEMPFAIL, os.EX_CONFIG
+OK = 0
+NOT_DONE = 1
+"""A file was refused, or what was asked for is not there or cannot be done now."""
+BUSY = os.EX_TEMPFAIL
+"""75: another daemon works on the same state folder."""
+BAD_CONFIG = os.EX_CONFIG
+"""78: the configuration cannot be used; a service manager need not try again."""
 
 DEFAULT_CONFIG = Path("/etc/voicekiln/config.yaml")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return the exit status."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+    except ConfigError as error:
+        for problem in error.problems:
+            _complain(problem)
+        return BAD_CONFIG
+    except service.AlreadyRunningError as error:
+        _complain(f"another voicekiln works on the state folder {error}")
+        return BUSY
+    except KeyboardInterrupt:
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="voicekiln",
+        description="Turns PyTorch voice models that are dropped into a folder into verified ONNX files.",
+        epilog="Exit status: 0 all went well; 1 a file was refused, or what was asked for is not there; "
+        "2 the command line is wrong; 75 another voicekiln works on the same state folder; "
+        "78 the configuration cannot be used.",
+    )
+    parser.add_argument("--version", action="version", version=f"voicekiln {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, what: str, run: object, *, config_needed: bool = True) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=what, description=f"{what[0].upper()}{what[1:]}.")
+        default = DEFAULT_CONFIG if config_needed else None
+        text = (
+            f"the configuration (default: {default})" if default else "take recipes and limits from this configuration"
+        )
+        sub.add_argument("--config", type=Path, default=default, metavar="FILE", help=text)
+        sub.set_defaults(run=run)
+        return sub
+
+    command("run", "watch the inbox and convert what arrives, until stopped", _run)
+    command("check", "say what was understood of the configuration and of this machine", _check)
+
+    convert = command("convert", "convert files once, without any folders to watch", _convert, config_needed=False)
+    convert.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    convert.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: beside each file)")
+    convert.add_argument("--recipe", metavar="NAME", help="a recipe of the configuration (default: default)")
+    convert.add_argument("--precision", choices=[*PRECISIONS, "both"], help="instead of the recipe's")
+
+    inspect = command("inspect", "say what a file is", _inspect, config_needed=False)
+    inspect.add_argument("file", type=Path, metavar="FILE")
+    inspect.add_argument("--json", action="store_true", help="for programs")
+
+    status = command("status", "list every known file with its state, reason and next try", _status)
+    status.add_argument("--json", action="store_true", help="for programs")
+
+    for name, what in (
+        ("retry", "let files go through everything again"),
+        ("forget", "forget files as if they had never been seen; results stay where they are"),
+    ):
+        sub = command(name, what, _retry_or_forget)
+        sub.add_argument("names", nargs="+", metavar="NAME", help="path below the inbox, as status shows it")
+        sub.set_defaults(verb=name)
+
+    sweep = command("sweep", "remove now what has served its time", _sweep)
+    sweep.add_argument("--dry-run", action="store_true", help="only say what would go, and why")
+
+    sample = command(
+        "sample", "write a valid voice with random weights, to try things out", _sample, config_needed=False
+    )
+    sample.add_argument("folder", type=Path, metavar="DIR")
+    return parser
+
+
+def _run(options: argparse.Namespace) -> int:
+    settings = config.load(options.config)
+    logs.configure(settings.log.format, settings.log.level, sys.stderr)
+    log = structlog.get_logger()
+    try:
+        return service.run(options.config, log)
+    except ConfigError as error:
+        log.error("config.refused", problems=error.problems)  # noqa: TRY400 - the problems are all there is to say
+        raise
+
+
+def _check(options: argparse.Namespace) -> int:
+    settings = config.load_prepared(options.config)
+    for line in report.settings(settings):
+        _say(line)
+    with Desk(settings) as desk:
+        ready = desk.greeting()
+    for line in report.machine(ready):
+        _say(line)
+    return OK
+
+
+def _convert(options: argparse.Namespace) -> int:
+    settings = _settings_or_defaults(options.config)
+    recipe = _recipe(settings, options.recipe, options.precision)
+    status = OK
+    with Desk(settings) as desk:
+        for path in options.files:
+            out = options.out or path.absolute().parent
+            try:
+                out.mkdir(parents=True, exist_ok=True)
+                conversion, files = desk.convert(path, out, recipe, lambda stage: _say(f"  {stage} ..."))
+            except (Refusal, NotDoneError, ShareAwayError, StagingLostError, OSError) as error:
+                _tell_failure(path, error)
+                status = NOT_DONE
+                continue
+            for line in report.conversion(path, conversion, [out / file.path for file in files]):
+                _say(line)
+    return status
+
+
+def _settings_or_defaults(path: Path | None) -> Settings:
+    return config.load(path) if path is not None else Settings.in_folder(Path.cwd())
+
+
+def _recipe(settings: Settings, name: str | None, precision: str | None) -> Recipe:
+    recipe = settings.recipes.get(name or "default")
+    if recipe is None:
+        raise ConfigError([f"recipes.{plain(str(name))}: there is no such recipe, only {', '.join(settings.recipes)}"])
+    if precision is None:
+        return recipe
+    return replace(recipe, precisions=tuple(p for p in PRECISIONS if precision in (p, "both")))
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    with Desk(_settings_or_defaults(options.config)) as desk:
+        try:
+            looked = desk.inspect(options.file)
+        except Refusal as refusal:
+            if options.json:
+                _say(json.dumps({"code": refusal.code, "message": refusal.text, "hint": refusal.advice}, indent=2))
+            else:
+                _tell_failure(options.file, refusal)
+            return NOT_DONE
+        except (NotDoneError, ShareAwayError, OSError) as error:
+            _tell_failure(options.file, error)
+            return NOT_DONE
+    if options.json:
+        _say(json.dumps({"model": looked.model, "notes": looked.notes}, indent=2, ensure_ascii=False))
+    else:
+        for line in report.model(options.file, looked.model, looked.notes):
+            _say(line)
+    return OK
+
+
+def _status(options: argparse.Namespace) -> int:
+    with _ledger(options) as ledger:
+        if options.json:
+            _say(json.dumps(report.status_json(ledger), indent=2, ensure_ascii=False))
+        else:
+            for line in report.status(ledger):
+                _say(line)
+    return OK
+
+
+def _retry_or_forget(options: argparse.Namespace) -> int:
+    status = OK
+    with _ledger(options) as ledger:
+        known = {shown(voice.relpath): voice for voice in ledger.voices()}
+        for name in options.names:
+            voice = known.get(shown(PurePosixPath(name)))
+            if voice is None:
+                _complain(f"{name}: not known; voicekiln status lists what is")
+            elif _do(ledger, options.verb, voice):
+                _say(f"{name}: {'will be tried again' if options.verb == 'retry' else 'forgotten'}")
+                continue
+            else:
+                _complain(f"{name}: is being converted{', or its source is gone' if options.verb == 'retry' else ''}")
+            status = NOT_DONE
+    return status
+
+
+def _do(ledger: Ledger, verb: str, voice: Voice) -> bool:
+    return ledger.retry(voice.id) if verb == "retry" else ledger.forget(voice.id)
+
+
+def _sweep(options: argparse.Namespace) -> int:
+    settings = config.load(options.config)
+    with _ledger(options) as ledger:
+        if not options.dry_run:
+            try:
+                with service.only_daemon(settings.state):
+                    return _sweep_now(settings, ledger, dry_run=False)
+            except service.AlreadyRunningError:
+                ledger.set_fact(WANT_SWEEP, "yes")
+                _say("The running daemon was asked to sweep; its log says what it removes.")
+                return OK
+        return _sweep_now(settings, ledger, dry_run=True)
+
+
+def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
+    roots = settings.inbox, settings.outbox
+    planned = plan(ledger, lives(settings), settings.sweep.max_share, service.now().wall)
+    for item in planned.items:
+        try:
+            swept = Swept(item, tuple(f.path for f in item.files), ()) if dry_run else carry_out(item, *roots)
+        except (ShareAwayError, OSError) as error:
+            _complain(f"{shown(item.files[0].path)}: {plain(str(error))}")
+            return NOT_DONE
+        if not dry_run:
+            note(ledger, swept)
+        for path in swept.removed:
+            _say(report.swept(path, item, dry_run=dry_run))
+        for path, why in swept.kept:
+            _say(f"kept {shown(path)}: {why}")
+    if not planned.items:
+        _say("Nothing has served its time.")
+    if planned.held_back:
+        _say(f"{planned.held_back} more are due; sweep.max_share leaves them for the next sweep.")
+    return OK
+
+
+def _sample(options: argparse.Namespace) -> int:
+    target = options.folder / "sample.pth"
+    try:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        with Desk(_settings_or_defaults(options.config)) as desk:
+            desk.sample(target)
+    except (NotDoneError, OSError) as error:
+        _tell_failure(target, error)
+        return NOT_DONE
+    _say(f"{target}: an RVC v2 voice, 40 kHz, with random weights; it converts, but does not speak.")
+    return OK
+
+
+def _ledger(options: argparse.Namespace) -> Ledger:
+    path = config.load(options.config).state / service.LEDGER
+    if not path.exists():
+        raise ConfigError([f"state: there is no ledger in {plain(str(path.parent))}; voicekiln run makes it"])
+    return Ledger(path)
+
+
+def _tell_failure(path: Path, error: Exception) -> None:
+    if isinstance(error, Refusal):
+        _complain(f"{path}: {error.text}")
+        _complain(f"  {error.advice}")
+    else:
+        _complain(f"{path}: {plain(str(error))}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 - this is how a command speaks
+
+
+def _complain(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)  # noqa: T201 - as above

@@ -110,7 +110,9 @@ class _File:
         known = [f.name for f in fields(defaults) if f.name not in _NO_KEYS]  # type: ignore[arg-type]  # a dataclass
         hints = get_type_hints(type(defaults), include_extras=True)
         found = self._entries(node, known, at)
-        read = {name: self._value(found[name], hints[name], getattr(defaults, name), _under(at, name)) for name in found}
+        read = {
+            name: self._value(found[name], hints[name], getattr(defaults, name), _under(at, name)) for name in found
+        }
         return replace(defaults, **read)  # type: ignore[type-var]  # as above
 
     def _entries(self, node: yaml.Node | None, known: Sequence[str], at: str) -> dict[str, yaml.Node]:
@@ -135,7 +137,9 @@ class _File:
             if not isinstance(key, yaml.ScalarNode):
                 self._problem(at or "configuration", f"a key in line {line} is not a word")
             elif key.value in lines:
-                self._problem(_under(at, plain(key.value, 60)), f"is there twice, in lines {lines[key.value]} and {line}")
+                self._problem(
+                    _under(at, plain(key.value, 60)), f"is there twice, in lines {lines[key.value]} and {line}"
+                )
             else:
                 lines[key.value] = line
                 yield key.value, value
@@ -163,15 +167,14 @@ class _File:
     def _recipes(self, node: yaml.Node, at: str) -> dict[str, Recipe]:
         """Return the recipes; `default` is added where it is missing."""
         recipes = {"default": Recipe("default")}
-        seen: dict[str, str] = {}
+        seen = {fold("default"): "default"}
         for name, entry in self._pairs(node, at):
             under = _under(at, plain(name, 60))
             if not values.is_folder_name(name):
                 self._problem(under, "a recipe's name is a folder's name: letters, digits, - and _ (at most 64)")
-            elif fold(name) in seen:
+            elif seen.setdefault(fold(name), name) != name:
                 self._problem(under, f"on many shares this is the same folder as {seen[fold(name)]}; rename one")
             else:
-                seen[fold(name)] = name
                 recipes[name] = self._recipe(name, entry, under)
         return recipes
 
@@ -201,12 +204,11 @@ def _under(at: str, name: str) -> str:
 
 def _nearest(name: str, known: Sequence[str], at: str) -> str:
     """Return which known key was probably meant, here or in another section."""
-    here = difflib.get_close_matches(name.casefold(), known, 1)
-    if here:
-        return f"did you mean {_under(at, here[0])}?"
     everywhere = {key.rpartition(".")[2]: key for key in _dotted(Settings.in_folder(Path()), "")}
-    there = difflib.get_close_matches(name.casefold(), everywhere, 1, 0.8)
-    return f"did you mean {everywhere[there[0]]}?" if there else f"known here: {', '.join(known)}"
+    if name in everywhere:
+        return f"did you mean {everywhere[name]}?"
+    near = difflib.get_close_matches(name.casefold(), known, 1)
+    return f"did you mean {_under(at, near[0])}?" if near else f"known here: {', '.join(known)}"
 
 
 def _dotted(section: Any, at: str) -> Iterator[str]:  # noqa: ANN401 - any dataclass of settings

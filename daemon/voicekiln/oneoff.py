@@ -1,30 +1,34 @@
-"""One file, no folders to watch: what the commands `convert`, `inspect` and `sample` do.
+"""One file, no folders to watch: what the commands `convert`, `inspect`, `sample` and `check` ask of a worker.
 
 The same steps as the daemon's, one after the other: the source is copied and hashed, a worker does the work in its
-own process, and the result is published beside its final name and renamed. No ledger; a file that lies in the way
-and is not a voicekiln result is never overwritten.
+own process, and the result is written beside its final name and renamed. There is no ledger; a file in the way that
+is not a voicekiln result is never overwritten.
 """
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Self
 
-from voicekiln.config import Settings
-from voicekiln.errors import Damaged, Incomplete, NotYet, Unproven
+from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
-from voicekiln.folders.inbox import stamp_of
+from voicekiln.folders.inbox import kind_of, stamp_of
 from voicekiln.folders.ledger import Published
 from voicekiln.folders.names import output_base
 from voicekiln.folders.outbox import Delivery, Rights, publish
-from voicekiln.folders.spool import take
-from voicekiln.job import Converted, Ending, Job, Recipe, Refused, Stage
-from voicekiln.worker.keeper import At, Ended, Keeper
-from voicekiln.worker.parent import Worker
-from voicekiln.worker.wire import Convert, Inspect, Looked, Request, Sample
+from voicekiln.folders.spool import Spooled, take
+from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Stage
+from voicekiln.settings import Settings
+from voicekiln.supervisor.hiring import devices, hire
+from voicekiln.worker.keeper import At, Ended
+from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample
+
+_JOB = "oneoff"
 
 
 class NotDoneError(Exception):
@@ -32,22 +36,103 @@ class NotDoneError(Exception):
 
 
 class Desk:
-    """A worker for the commands, kept warm over several files."""
+    """A worker for commands, kept warm from one file to the next."""
 
     def __init__(self, settings: Settings) -> None:
-        self._wake = threading.Event()
-        worker = settings.worker
-        self._keeper: Keeper = Worker(
-            device=worker.device,
-            deadlines=worker.deadlines,
-            idle_s=worker.idle,
-            memory_bytes=worker.memory,
-            wake=self._wake.set,
-        )
         self._settings = settings
+        self._wake = threading.Event()
+        self._worker = hire(settings.worker, devices(settings.worker.device)[0], self._wake.set)
 
-    def __enter__(self) -> Desk:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._keeper.close(1.0)
+        self._worker.close(1.0)
+
+    def convert(
+        self, path: Path, out: Path, recipe: Recipe, entered: Callable[[Stage], None]
+    ) -> tuple[Conversion, tuple[Published, ...]]:
+        """Convert one file into the folder `out`; return what was published there.
+
+        Raises:
+            Refusal: if it cannot be converted.
+            NotDoneError: if the worker was lost.
+            OSError: if a file cannot be read or written.
+        """
+        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder:
+            staging = Path(folder, "staging")
+            staging.mkdir()
+            spooled, source = self._take(path, Path(folder))
+            job = Job(_JOB, source, staging, spooled.sha256, recipe)
+            ending = self._ask(Convert(job), entered)
+            if not isinstance(ending, Converted):
+                raise NotDoneError("the worker answered something else")
+            origin = sidecar.Origin(PurePosixPath(path.name), spooled.sha256, spooled.bytes, time.time())
+            sources = {file.sha256: staging / file.name for file in ending.conversion.files}
+            base = PurePosixPath(output_base(path.name))
+            pieces = sidecar.result(origin, ending.conversion, recipe, base, sources, time.time())
+            files = publish(out, Delivery(pieces, (), {}, _JOB), Rights())
+            return ending.conversion, files
+
+    def inspect(self, path: Path) -> Looked:
+        """Say what a file is. Raises as `convert` does."""
+        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder:
+            _, source = self._take(path, Path(folder))
+            looked = self._ask(Inspect(_JOB, source), lambda _: None)
+        if not isinstance(looked, Looked):
+            raise NotDoneError("the worker answered something else")
+        return looked
+
+    def sample(self, target: Path) -> None:
+        """Write a voice with random weights. Raises as `convert` does."""
+        self._ask(Sample(_JOB, target.absolute()), lambda _: None)
+
+    def greeting(self) -> Ready:
+        """Start the worker and return what it runs on. Raises as `convert` does."""
+        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder, contextlib.suppress(Refusal):
+            nothing = Path(folder, "nothing.pth")  # which the worker refuses, but not before it has introduced itself
+            nothing.touch()
+            self._ask(Inspect(_JOB, nothing), lambda _: None)
+        if self._worker.ready is None:
+            raise NotDoneError("the worker did not say what it runs on")
+        return self._worker.ready
+
+    def _take(self, path: Path, folder: Path) -> tuple[Spooled, Path]:
+        """Copy and hash the file, as the daemon does; the person says that it is there, so nothing has to settle."""
+        real = path.resolve(strict=True)
+        st = real.stat()
+        if what := kind_of(st.st_mode):
+            raise NotAFile(what=what)
+        target = folder / "source.pth"
+        try:
+            spooled = take(
+                real.parent,
+                PurePosixPath(real.name),
+                stamp_of(st, inodes=True),
+                target,
+                self._settings.max_bytes,
+                unproven_ok=True,
+            )
+        except Incomplete as error:
+            raise error.refusal() from error
+        except Changed as error:
+            raise NotDoneError(error.why) from error
+        return spooled, target
+
+    def _ask(self, request: Request, entered: Callable[[Stage], None]) -> Converted | Looked:
+        self._worker.begin(request, time.monotonic())
+        while True:
+            self._wake.clear()
+            for event in self._worker.poll(time.monotonic()):
+                match event:
+                    case At(_, stage):
+                        entered(stage)
+                    case Ended(_, Refused(refusal)):
+                        raise refusal
+                    case Ended(_, Lost(reason)):
+                        raise NotDoneError(reason)
+                    case Ended(_, Converted() | Looked() as ending):
+                        return ending
+                    case _:
+                        pass
+            self._wake.wait(max(0.0, min(self._worker.next_due(time.monotonic()) - time.monotonic(), 1.0)))

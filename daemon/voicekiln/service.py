@@ -10,29 +10,28 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sqlite3
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
 from voicekiln import __version__, config
-from voicekiln.config import Settings
-from voicekiln.errors import ConfigError, Refusal, ShareAwayError
+from voicekiln.errors import ConfigError
 from voicekiln.folders.ledger import Ledger, State
 from voicekiln.folders.names import shown
-from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.watch import Watch, file_system
 from voicekiln.notify import Notifier
+from voicekiln.settings import Settings
 from voicekiln.supervisor.common import Common, Log, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
-from voicekiln.supervisor.hands import Hands, ThreadHands
+from voicekiln.supervisor.hands import ThreadHands
+from voicekiln.supervisor.hiring import devices, hire
 from voicekiln.supervisor.intake import EXPECTED, Intake
 from voicekiln.supervisor.upkeep import Broom, clear_litter, recover
-from voicekiln.worker.parent import Keeper, Worker
+from voicekiln.worker.keeper import Keeper
 
 LEDGER = "ledger.sqlite"
 FIXED = ("inbox", "outbox", "state", "worker")
@@ -103,17 +102,11 @@ class Service:
     def reload(self, path: Path) -> None:
         """Read the configuration anew; it is taken only if it is right and the folders are the same."""
         self._notifier.reloading(int(self.common.now.mono * 1e6))
-        old = self.common.settings
         try:
-            new = config.load(path)
-            config.prepare(new)
-            moved = [f"{name}: changed, which needs a restart" for name in FIXED if getattr(old, name) != getattr(new, name)]
-            if moved:
-                raise ConfigError(moved)
+            self.common.settings = _reread(path, self.common.settings)
         except ConfigError as error:
-            self.common.log.error("config.refused", problems=error.problems)
+            self.common.log.error("config.refused", problems=error.problems)  # noqa: TRY400 - they are all there is to say
         else:
-            self.common.settings = new
             self.common.log.info("config.reloaded", config=str(path))
         self._notifier.ready()
 
@@ -131,7 +124,9 @@ class Service:
         counts = self.common.ledger.counts()
         waiting = sum(counts.get(s, 0) for s in (State.SETTLING, State.INCOMPLETE, State.QUEUED))
         parts = [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
-        parts += [f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice]
+        parts += [
+            f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
+        ]
         parts += [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
         return ", ".join(parts)
 
@@ -148,6 +143,14 @@ class Service:
         self._notifier.watchdog(self.common.now.mono)
 
 
+def _reread(path: Path, old: Settings) -> Settings:
+    new = config.load_prepared(path)
+    moved = [f"{name}: changed, which needs a restart" for name in FIXED if getattr(old, name) != getattr(new, name)]
+    if moved:
+        raise ConfigError(moved)
+    return new
+
+
 def run(path: Path, log: Log) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit status. SIGHUP reads the configuration at `path` anew.
 
@@ -155,8 +158,7 @@ def run(path: Path, log: Log) -> int:
         ConfigError: if the configuration cannot be used.
         AlreadyRunningError: if another daemon works on the same state folder.
     """
-    settings = config.load(path)
-    config.prepare(settings)
+    settings = config.load_prepared(path)
     with only_daemon(settings.state), Ledger(settings.state / LEDGER) as ledger:
         return _Loop(path, settings, ledger, log).run()
 
@@ -172,7 +174,7 @@ class _Loop:
         self._watch: Watch | None = None
         self._watch_again = float("-inf")
         common = Common(settings, ledger, ThreadHands(self._wake.set, EXPECTED), log, now())
-        keepers = [keeper(settings, device, self._wake.set) for device in devices(settings.worker.device)]
+        keepers = [hire(settings.worker, device, self._wake.set) for device in devices(settings.worker.device)]
         self._service = Service(common, keepers, Notifier.from_env(os.environ))
         self._log = log
 
@@ -219,7 +221,7 @@ class _Loop:
         """
         settings = self._service.common.settings
         wanted = wants_events(settings) and "inbox" not in self._service.common.away
-        if self._watch is not None and not (wanted and self._watch.healthy()):
+        if self._watch is not None and not (wanted and self._watch.healthy(self._service.intake.folders)):
             self._watch.stop()
             self._watch = None
             self._service.intake.look_soon()
@@ -228,7 +230,7 @@ class _Loop:
             self._watch = Watch(settings.inbox, self._on_event)
             self._watch.start()
             self._service.intake.look_soon()
-        alive = self._watch is not None and self._watch.healthy()
+        alive = self._watch is not None
         self._service.intake.every_s = settings.scan.rescan if alive else settings.scan.poll
 
 
@@ -237,29 +239,6 @@ def wants_events(settings: Settings) -> bool:
     if settings.scan.events == "auto":
         return not file_system(settings.inbox).is_network
     return settings.scan.events == "on"
-
-
-def devices(wanted: str) -> tuple[str, ...]:
-    """Return the device of each worker: one per GPU that the driver lists, one CPU worker where there is none.
-
-    The driver's folder is read and not torch, which would cost the supervisor 200 MB; whether the GPU can really be
-    used, the worker finds out and says.
-    """
-    if wanted == "cpu":
-        return ("cpu",)
-    try:
-        count = len(os.listdir("/proc/driver/nvidia/gpus"))
-    except OSError:
-        count = 0
-    return tuple(f"cuda:{number}" for number in range(count)) or (wanted,)
-
-
-def keeper(settings: Settings, device: str, wake: Callable[[], None]) -> Worker:
-    """Return the keeper of a worker on that device."""
-    worker = settings.worker
-    return Worker(
-        device=device, deadlines=worker.deadlines, idle_s=worker.idle, memory_bytes=worker.memory, wake=wake
-    )
 
 
 def now() -> Now:

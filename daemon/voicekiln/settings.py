@@ -1,7 +1,7 @@
 """What can be set, with every default. Plain values; `config` reads them from YAML, `fences` tries the folders.
 
 A field is called as its key in the file is, so that searching for a dotted key finds its use: durations are seconds,
-sizes bytes, shares fractions of one. The hints say how a value is written (`Seconds`, `Size` ...).
+sizes bytes, shares fractions of one. The hints say how a value is written (see `values`).
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ Size = Annotated[int, "size"]
 """Bytes."""
 Share = Annotated[float, "share"]
 """More than 0, at most 1."""
-Mode = Annotated[int, "mode"]
+FileMode = Annotated[int, "file mode"]
+FolderMode = Annotated[int, "folder mode"]
 """Permission bits."""
 Group = Annotated[str | None, "group"]
 Attempts = Annotated[int, "attempts"]
@@ -99,8 +100,8 @@ class Worker:
 class Publish:
     """What published files look like to the system."""
 
-    mode: Mode = 0o644
-    folder_mode: Mode = 0o755
+    mode: FileMode = 0o644
+    folder_mode: FolderMode = 0o755
     group: Group = None
     """A name or a number; None leaves it as the system sets it."""
 
@@ -151,8 +152,6 @@ class Settings:
     outbox: Folder
     state: Folder
     """On local disk: ledger, copies in work, templates."""
-    beside: frozenset[str]
-    """Those of `FOLDERS` that were given relative to the configuration file; they are made where they are missing."""
     recipes: Recipes = field(default_factory=default_recipes)
     """By name; `default` is always among them."""
     scan: Scan = field(default_factory=Scan)
@@ -164,8 +163,10 @@ class Settings:
     publish: Publish = field(default_factory=Publish)
     sweep: Sweep = field(default_factory=Sweep)
     log: Log = field(default_factory=Log)
+    beside: frozenset[str] = frozenset(FOLDERS)
+    """Those of `FOLDERS` that were given relative to the configuration file; they are made where they are missing."""
 
     @classmethod
     def in_folder(cls, folder: Path) -> Settings:
         """Return the settings of an empty configuration file in `folder`."""
-        return cls(*(folder / name for name in FOLDERS), beside=frozenset(FOLDERS))
+        return cls(inbox=folder / "inbox", outbox=folder / "outbox", state=folder / "state")

@@ -29,7 +29,11 @@ class Step(StrEnum):
     SOURCE_SWEPT = "source swept, ledger not written"
 
 
-on_passed: Callable[[Step], None] = lambda _: None
+def _go_on(_: Step) -> None:
+    pass
+
+
+on_passed: Callable[[Step], None] = _go_on
 """What happens at each step; nothing, but for a test that replaces it."""
 
 

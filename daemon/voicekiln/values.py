@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -19,6 +19,7 @@ from voicekiln.job import PRECISIONS, Precision
 _Word = TypeVar("_Word", bound=str)
 
 NOTHING = frozenset({"", "~", "null", "Null", "NULL"})
+"""What YAML calls no value."""
 
 _DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([smhd])", re.ASCII)
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -28,6 +29,7 @@ _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,9})?) ?%", re.ASCII)
 _MODE = re.compile(r"(?:0o?)?([0-7]{3,4})")
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+_MAX_GID = 2**32 - 2
 _FOLDER_NAME = re.compile(r"[^\W_](?:[\w .+-]{0,62}[\w+-])?")
 _WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 """Names that no folder can have on Windows."""
@@ -39,8 +41,132 @@ def read(hint: Any, text: str) -> object:  # noqa: ANN401 - type hints are of ma
     Raises:
         ValueError: with what is wrong and what to write.
     """
-    if text in NOTHING and hint is not _GROUP_HINT:
-        pass
     if get_origin(hint) is Literal:
         return one_of(text, get_args(hint))
     return _READERS[hint.__metadata__[0] if get_origin(hint) is Annotated else hint](text)
+
+
+def one_of(text: str, words: Sequence[_Word]) -> _Word:
+    """Return the one of `words` that `text` is."""
+    for word in words:
+        if text == word:
+            return word
+    raise ValueError(f"{_quoted(text)} is not one of {', '.join(words)}")
+
+
+def whole(text: str, allowed: range) -> int:
+    """Return a whole number out of `allowed`."""
+    if not _WHOLE.fullmatch(text) or int(text) not in allowed:
+        raise ValueError(f"{_quoted(text)} is no whole number from {allowed[0]} to {allowed[-1]}")
+    return int(text)
+
+
+def duration(text: str) -> float:
+    """Return seconds."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_quoted(text)} is no duration; write it like 90s, 5m, 1h or 7d")
+    seconds = float(match[1]) * _SECONDS[match[2]]
+    if not 0 < seconds <= _LONGEST_S:
+        raise ValueError(f"{_quoted(text)} has to be more than nothing and at most 100 years")
+    return seconds
+
+
+def duration_or_never(text: str) -> float | None:
+    """Return seconds, None for `never`."""
+    try:
+        return None if text == "never" else duration(text)
+    except ValueError as error:
+        raise ValueError(f"{error}, or write never") from error
+
+
+def size(text: str) -> int:
+    """Return bytes; `kB`, `MB`, `GB` count in thousands, `KiB`, `MiB`, `GiB` in 1024."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_quoted(text)} is no size; write it like 500MB or 2GB")
+    count = int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2].lower()])
+    if count < 1:
+        raise ValueError(f"{_quoted(text)} has to be more than nothing")
+    return count
+
+
+def share(text: str) -> float:
+    """Return a fraction of one."""
+    match = _PERCENT.fullmatch(text)
+    if match is None or not 0 < float(match[1]) <= 100:  # noqa: PLR2004 - per cent
+        raise ValueError(f"{_quoted(text)} is no share; write it like 25%, up to 100%")
+    return float(match[1]) / 100
+
+
+def file_mode(text: str) -> int:
+    """Return the permission bits of files."""
+    return _mode(text, 0o600, '"0644"')
+
+
+def folder_mode(text: str) -> int:
+    """Return the permission bits of folders."""
+    return _mode(text, 0o700, '"0755"')
+
+
+def _mode(text: str, needed: int, example: str) -> int:
+    match = _MODE.fullmatch(text)
+    if match is None:
+        raise ValueError(f"{_quoted(text)} is no mode; write it like {example}")
+    mode = int(match[1], 8)
+    if mode & needed != needed:
+        raise ValueError(f"{_quoted(text)} would lock out voicekiln itself; write it like {example}")
+    return mode
+
+
+def truth(text: str) -> bool:
+    """Return whether it is true."""
+    return one_of(text, ("true", "false")) == "true"
+
+
+def group(text: str) -> str | None:
+    """Return a group's name or number, None where none is given."""
+    if text in NOTHING:
+        return None
+    if text.isdecimal() and not (text.isascii() and int(text) <= _MAX_GID):
+        raise ValueError(f"{_quoted(text)} is no number of a group")
+    return text
+
+
+def folder(text: str) -> Path:
+    """Return a path, relative where it was given so; `~` at the beginning is the user's own folder."""
+    if text in NOTHING or "\0" in text:
+        raise ValueError("wants the path of a folder")
+    try:
+        return Path(text).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"there is no user as in {_quoted(text)}; write the whole path") from error
+
+
+def precisions(text: str) -> tuple[Precision, ...]:
+    """Return the precisions that a recipe's word asks for."""
+    word = one_of(text, (*PRECISIONS, "both"))
+    return PRECISIONS if word == "both" else (word,)  # type: ignore[return-value]  # `both` is the only other word
+
+
+def is_folder_name(text: str) -> bool:
+    """Say whether a folder can have this name on every kind of share, and is looked into."""
+    fits = _FOLDER_NAME.fullmatch(text) and not _WINDOWS.fullmatch(text) and unicodedata.is_normalized("NFC", text)
+    return bool(fits) and isinstance(judge_name(text, is_dir=True), Folder)
+
+
+def _quoted(text: str) -> str:
+    return f'"{plain(text, 40)}"' if text else "an empty value"
+
+
+_READERS: dict[Any, Callable[[str], object]] = {
+    "duration": duration,
+    "duration or never": duration_or_never,
+    "size": size,
+    "share": share,
+    "file mode": file_mode,
+    "folder mode": folder_mode,
+    "group": group,
+    "attempts": lambda text: whole(text, range(1, 101)),
+    bool: truth,
+}

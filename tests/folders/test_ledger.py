@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+
 from endings import converted
 from voicekiln.errors import Damaged
 from voicekiln.folders.ledger import Ledger, Published, State, Voice

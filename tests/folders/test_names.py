@@ -151,7 +151,7 @@ def test_all_below_a_conflict_folder_is_a_conflict() -> None:
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])
 def test_the_spelling_of_accents_changes_no_verdict(form: str) -> None:
-    """macOS writes accents as two characters."""
+    """A Mac writes accents as two characters."""
     name = unicodedata.normalize(form, "Zoë (Zoë's conflicted copy 2024-01-31).pth")  # type: ignore[arg-type]  # a literal
     assert verdict(name) == Conflict("Dropbox")
 

@@ -12,10 +12,11 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+
 from voicekiln import steps
 from voicekiln.errors import NameTaken, ShareAwayError
-from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, clear_temps, intact, publish
 from voicekiln.folders.names import temp_name
+from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, clear_temps, intact, publish
 from voicekiln.steps import Step
 
 ONNX = PurePosixPath("sub/voice.onnx")
@@ -63,7 +64,7 @@ def test_files_lie_under_their_names_with_the_rights_asked_for(outbox: Path, del
     assert (outbox / ONNX).read_bytes() == b"onnx"
     assert stat.S_IMODE((outbox / ONNX).stat().st_mode) == 0o664
     assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o2775
-    assert [(f.path, f.kind, f.sha256) for f in done][0] == (ONNX, "onnx", sha(b"onnx"))
+    assert (done[0].path, done[0].kind, done[0].sha256) == (ONNX, "onnx", sha(b"onnx"))
     assert names(outbox) == {"voice.onnx", "voice.json"}
 
 
@@ -213,7 +214,7 @@ def test_a_link_in_the_way_leads_nowhere(outbox: Path, tmp_path: Path, deliver: 
     """A sub-folder that somebody replaced by a link is not followed out of the outbox."""
     (tmp_path / "elsewhere").mkdir()
     (outbox / "sub").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="ot a directory|ymbolic"):
+    with pytest.raises(OSError, match=r"ot a directory|ymbolic"):
         publish(outbox, deliver(), RIGHTS)
     assert list((tmp_path / "elsewhere").iterdir()) == []
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
+
 from endings import converted, onnx_bytes
 from voicekiln.errors import Damaged, ShareAwayError
 from voicekiln.folders import sidecar

@@ -8,6 +8,7 @@ no tensor can be made of memory that nobody filled.
 
 from __future__ import annotations
 
+import errno
 import io
 import re
 import struct
@@ -54,7 +55,7 @@ _ONNX_BEGINNING: Final = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x3a\x42]")
 _ZIP_END: Final = b"PK\x05\x06"
 _BROKEN_ZIP: Final = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error,
                       zlib.error, OverflowError)  # fmt: skip
-"""What `zipfile` raises on archives that are broken (ValueError: negative seeks), encrypted or of unknown make."""
+"""What `zipfile` raises on archives that are broken (ValueError: bad names), encrypted or of unknown make."""
 
 
 def glance(path: Path) -> Form:
@@ -150,6 +151,10 @@ def _check_zip(file: BinaryIO, size: int) -> None:
                 raise Damaged(what=f"the checksum of its part {bad[:60]} is wrong")
             table = next(m for m in members if m.filename.endswith("/data.pkl"))
             reading = pickles.read(io.BytesIO(archive.read(table)))
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # that one is a position before the file's beginning
+            raise
+        raise Damaged(what="its archive cannot be read") from error
     except _BROKEN_ZIP as error:
         raise Damaged(what="its archive cannot be read") from error
     folder = table.filename.removesuffix("data.pkl")

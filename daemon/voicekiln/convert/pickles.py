@@ -8,8 +8,11 @@ and followed on a stack of plain texts, numbers and blanks, just far enough to k
 
 from __future__ import annotations
 
+import os
 import pickletools
 import re
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final
 
@@ -80,7 +83,7 @@ def read(stream: BinaryIO) -> Reading:
     """
     follower = _Follower()
     try:
-        for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
+        for count, (op, arg, _) in enumerate(pickletools.genops(_Bounded(stream))):
             if count > MAX_OPS:
                 raise NotACheckpoint(what="its table of contents is far larger than a voice's")
             follower.take(op, arg)
@@ -90,6 +93,22 @@ def read(stream: BinaryIO) -> Reading:
     if follower.foreign:
         raise NotACheckpoint(what="it is a Python pickle of a kind that PyTorch does not write")
     return Reading(follower.storages, tuple(follower.texts))
+
+
+class _Bounded:
+    """A stream that is never asked for more than it has: Python makes room for what is asked before it reads."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        at = stream.tell()
+        self._end = stream.seek(0, os.SEEK_END)
+        stream.seek(at)
+        self.readline = stream.readline
+        self.tell = stream.tell
+
+    def read(self, count: int) -> bytes:
+        """Return at most `count` bytes."""
+        return self._stream.read(min(count, self._end - self._stream.tell()))
 
 
 class _Follower:
@@ -108,9 +127,9 @@ class _Follower:
         self.foreign = self.foreign or op.name not in _KNOWN
         match op.name:
             case "GLOBAL" | "INST":
-                self.stack.append(_admit(arg.replace(" ", ".", 1)))
+                self.stack.append(_admit(arg.split(" ", 1)))
             case "STACK_GLOBAL":
-                _admit(".".join(str(part) for part in self.stack[-2:]))
+                _admit(self.stack[-2:])
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 self.memo[len(self.memo) if arg is None else arg] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -154,16 +173,23 @@ class _Follower:
     def _claim(self, pid: Any) -> None:  # noqa: ANN401 - whatever the file says
         """Note the storage that a persistent id names: ("storage", kind, key, location, count, ...)."""
         _, kind, key, _, count, *_ = pid
-        size = int(count) * ITEM_BYTES[kind.rpartition(".")[2]]
-        if size < 0 or self.storages.setdefault(str(key), size) != size:
+        if not (isinstance(kind, str) and isinstance(key, str) and isinstance(count, int)):
+            raise TypeError("a storage described by something else than texts and a number")
+        size = count * ITEM_BYTES[kind.rpartition(".")[2]]
+        if size < 0 or self.storages.setdefault(key, size) != size:
             raise ValueError("two sizes for one storage")
         self.stack[-1] = _BLANK
 
 
-def _admit(name: str) -> str:
-    """Return the imported name if a voice may have it."""
-    if name in _WELCOME or _A_DTYPE.fullmatch(name):
-        return name
-    if _HARMLESS.fullmatch(name):
-        raise NotACheckpoint(what=f"it holds something that no voice has ({plain(name, 80)})")
-    raise UnsafePickle(wants=plain(name, 80))
+def _admit(import_: Sequence[Any]) -> str:
+    """Return the full name of a module and a name in it if a voice may have it; Python 2's count as their later ones."""
+    module, name = import_
+    if not (isinstance(module, str) and isinstance(name, str)):
+        raise TypeError("a name that is no text")
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    full = f"{module}.{name}"
+    if full in _WELCOME or _A_DTYPE.fullmatch(full):
+        return full
+    if _HARMLESS.fullmatch(full):
+        raise NotACheckpoint(what=f"it holds something that no voice has ({plain(full, 80)})")
+    raise UnsafePickle(wants=plain(full, 80))

@@ -25,7 +25,7 @@ MAX_TABLE = 4 * 1024 * 1024
 """Bytes. The table of contents of a voice has about 50 kB, that of a large training checkpoint about 500 kB."""
 _CHUNK = 1024 * 1024
 _PROBE = 4096
-"""Bytes of the beginning and of an archive's end that are looked at for having been left blank."""
+"""Bytes of an archive's end that are looked at for having been left blank."""
 _BLANK_TAIL = 64 * 1024
 """Bytes. So many zeros at the end of a file without a table of contents are no weights that anybody trained."""
 
@@ -112,10 +112,10 @@ def _table(file: BinaryIO) -> list[_Member] | None:
         raise StillEmpty("it is still empty")
     if size < len(_FIRST):
         raise Incomplete(f"it has only {size} bytes")
-    head = _at(file, 0, _PROBE)
-    if not any(head):
+    head = _at(file, 0, len(_FIRST))
+    if not any(head):  # no form of checkpoint begins with zeros
         raise Incomplete("its beginning is still blank; the space was set aside, but the data is missing")
-    if not head.startswith((_FIRST, b"PK\5\6")):
+    if head not in (_FIRST, b"PK\5\6"):
         if size > _BLANK_TAIL and not any(_at(file, size - _BLANK_TAIL, _BLANK_TAIL)):
             raise Incomplete(_BLANK_END)
         return None

@@ -209,9 +209,7 @@ class Ledger:
     def stamps(self) -> dict[PurePosixPath, Known]:
         """Return what a scan has to be compared with."""
         rows = self._db.execute("SELECT id, relpath, stamp, state, source FROM voices")
-        return {
-            _path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"]) for r in rows
-        }
+        return {_path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"]) for r in rows}
 
     def files(self, voice: int | None = None) -> list[tuple[int, float, Published]]:
         """Return voice, time of publication and file for what lies in the outbox, of one voice or of all."""
@@ -382,8 +380,7 @@ class Ledger:
         row = self.by_id(voice)
         state = State.DONE if isinstance(row.ending, Converted) else State.REFUSED
         self._db.execute(
-            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, "
-            "finished = ? WHERE id = ?",
+            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ? WHERE id = ?",
             (state, finished, voice),
         )
         self._drop_if_spent(voice)

@@ -36,7 +36,7 @@ class Origin:
     """Wall-clock seconds."""
 
 
-def result(
+def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from these six
     origin: Origin, conversion: Conversion, recipe: Recipe, base: PurePosixPath, sources: Mapping[str, Path], at: float
 ) -> list[Piece]:
     """Return the files of a finished conversion, the sidecar last; `sources` says where the bytes lie, by hash.

@@ -39,22 +39,23 @@ class SineGen(nn.Module):
         The overtones start in phase with the fundamental. The paper starts them at random, which would be one more
         draw in the graph; nothing with overtones has been judged by ear yet.
         """
-        voiced = (f0 > 0).to(f0.dtype).unsqueeze(-1)  # (batch, frames, 1)
-        voiced = voiced.expand(-1, -1, self.hop).flatten(1).unsqueeze(-1)  # (batch, samples, 1)
-        sines: torch.Tensor = torch.sin(2 * math.pi * self._turns(f0)) * SINE_AMPLITUDE * voiced
+        hz = f0.unsqueeze(-1).expand(-1, -1, self.hop)  # (batch, frames, hop)
+        voiced = (hz > 0).to(f0.dtype).flatten(1).unsqueeze(-1)  # (batch, samples, 1)
+        sines: torch.Tensor = torch.sin(2 * math.pi * self._turns(hz)) * SINE_AMPLITUDE * voiced
         deviation: torch.Tensor = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
         noise: torch.Tensor = deviation * self.noise(sines)
         return sines + noise
 
-    def _turns(self, f0: torch.Tensor) -> torch.Tensor:
-        """Return the phase in turns, (batch, samples, harmonic_num + 1)."""
-        samples = torch.arange(1, self.hop + 1, dtype=f0.dtype, device=f0.device)
-        within = (f0 / self.sample_rate).unsqueeze(-1) * samples  # (batch, frames, hop)
+    def _turns(self, hz: torch.Tensor) -> torch.Tensor:
+        """Return the phase in turns, (batch, samples, harmonic_num + 1), for f0 as (batch, frames, hop)."""
+        # Counted from a shape and not from `hop`: the exporter would write the numbers into the graph.
+        samples = (torch.arange(hz.shape[-1], device=hz.device) + 1).to(hz.dtype)
+        within = hz / self.sample_rate * samples
         added = torch.fmod(within[..., -1:] + 0.5, 1.0) - 0.5  # by each frame, within half a turn
         turns = (within + _sum_before(added)).flatten(1).unsqueeze(-1)
         if self.harmonic_num == 0:
             return turns
-        return turns * torch.arange(1, self.harmonic_num + 2, dtype=f0.dtype, device=f0.device)
+        return turns * torch.arange(1, self.harmonic_num + 2, dtype=hz.dtype, device=hz.device)
 
 
 def _sum_before(added: torch.Tensor) -> torch.Tensor:

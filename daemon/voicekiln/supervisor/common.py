@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from voicekiln.config import Settings
 from voicekiln.errors import ShareAwayError
 from voicekiln.folders.ledger import Ledger, Voice
 from voicekiln.job import Recipe
+from voicekiln.settings import Settings
 from voicekiln.supervisor.hands import Hands
 
 FIRST_RETRY_S = 5.0
@@ -88,5 +88,3 @@ class Common:
             self.away[which] = str(error)
         elif error is None and self.away.pop(which, None) is not None:
             self.log.info("share.returned", share=which)
-
-

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from voicekiln.errors import WorkerLost
 from voicekiln.folders.ledger import State, Voice
 from voicekiln.folders.names import shown
-from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
+from voicekiln.job import Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
@@ -56,7 +56,9 @@ class Dispatch:
         for bench in self.benches:
             bench.keeper.close(grace_s)
             if bench.voice is not None:
-                self._common.ledger.lost(bench.voice.id, "the converter was stopped", self._common.now.wall, counts=False)
+                self._common.ledger.lost(
+                    bench.voice.id, "the converter was stopped", self._common.now.wall, counts=False
+                )
                 bench.voice = None
 
     def _hear(self, bench: Bench, event: Event) -> None:

@@ -19,7 +19,9 @@ Finish = Callable[[], None]
 class Hands(Protocol):
     """Does work that may block; results come back to the loop."""
 
-    def do(self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
+    def do(
+        self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
         """Take `work` on; `collect` later calls `done` with its result or `failed` with what it raised.
 
         `what` says in words what is being done, for the status.
@@ -40,7 +42,10 @@ class Hands(Protocol):
 
 
 def attempt(
-    work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None], expected: tuple[type[Exception], ...]
+    work: Callable[[], T],
+    done: Callable[[T], None],
+    failed: Callable[[Exception], None],
+    expected: tuple[type[Exception], ...],
 ) -> Finish:
     """Do the work now; return the call that tells the loop."""
     try:
@@ -68,7 +73,9 @@ class ThreadHands:
         self._thread = threading.Thread(target=self._run, name="hands", daemon=True)
         self._thread.start()
 
-    def do(self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]) -> None:
+    def do(
+        self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
         """See `Hands`."""
         self._todo.put((what, lambda: attempt(work, done, failed, self._expected)))
 

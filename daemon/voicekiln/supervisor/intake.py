@@ -12,8 +12,17 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from voicekiln import __version__
-from voicekiln.config import Settings
-from voicekiln.errors import Changed, ConflictCopy, Incomplete, NotAFile, NotYet, Refusal, ShareAwayError, Unproven, plain
+from voicekiln.errors import (
+    Changed,
+    ConflictCopy,
+    Incomplete,
+    NotAFile,
+    NotYet,
+    Refusal,
+    ShareAwayError,
+    Unproven,
+    plain,
+)
 from voicekiln.folders.inbox import Snapshot, recipe_of, scan
 from voicekiln.folders.ledger import REPLACEABLE, State, Voice
 from voicekiln.folders.names import shown
@@ -22,6 +31,7 @@ from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.watch import file_system
 from voicekiln.job import FileStamp, Refused
+from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 
@@ -112,7 +122,9 @@ class Intake:
         self._common.share_is("inbox", None)
         self._settler.quiet_s = self._common.settings.settle.quiet
         self._settler.observe(snapshot.files, began, self._common.now.mono)
-        refused = {path: ConflictCopy(tool=tool) for path, tool in snapshot.conflicts.items()}
+        refused: dict[PurePosixPath, Refusal] = {
+            path: ConflictCopy(tool=tool) for path, tool in snapshot.conflicts.items()
+        }
         refused |= {path: NotAFile(what=what) for path, what in snapshot.odd.items()}
         known = self._common.ledger.stamps()
         for relpath, stamp in (snapshot.files | dict.fromkeys(refused, NOT_READ)).items():
@@ -166,7 +178,13 @@ class Intake:
         def work() -> Taken:
             inodes = file_system(settings.inbox).stable_inodes
             spooled = take(
-                settings.inbox, voice.relpath, voice.stamp, spool, settings.max_bytes, inodes=inodes, unproven_ok=unproven_ok
+                settings.inbox,
+                voice.relpath,
+                voice.stamp,
+                spool,
+                settings.max_bytes,
+                inodes=inodes,
+                unproven_ok=unproven_ok,
             )
             passed(Step.COPIED)
             return Taken(spooled, intact(outbox, results))

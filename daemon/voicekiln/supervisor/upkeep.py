@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import shutil
 
-from voicekiln.config import Settings
 from voicekiln.errors import plain
 from voicekiln.folders.ledger import State, Voice
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import clear_temps
 from voicekiln.folders.sweep import Item, Lives, Plan, Swept, carry_out, note, plan
+from voicekiln.settings import Settings
 from voicekiln.supervisor.common import Common, Log
 
 WANT_SWEEP = "sweep wanted"
@@ -91,7 +91,12 @@ class Broom:
             self._hand_over(self._items.pop(0))
 
     def _planned(self) -> Plan:
-        planned = plan(self._common.ledger, lives(self._common.settings), self._common.settings.sweep.max_share, self._common.now.wall)
+        planned = plan(
+            self._common.ledger,
+            lives(self._common.settings),
+            self._common.settings.sweep.max_share,
+            self._common.now.wall,
+        )
         if planned.held_back:
             self._common.log.warning(
                 "sweep.stopped",
@@ -133,5 +138,3 @@ def tell_swept(log: Log, swept: Swept) -> None:
 def lives(settings: Settings) -> Lives:
     """Return the times to live from the settings."""
     return Lives(settings.sweep.sources, settings.sweep.results, settings.sweep.refusals)
-
-

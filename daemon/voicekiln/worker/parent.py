@@ -119,8 +119,9 @@ class Worker:
             return now
         if self._shift is None:
             return NEVER
-        died_idle = self._task is not None and not self._task.bound and not self._shift.going
-        return min(now if died_idle else NEVER, self._shift.next_due())
+        if self._task is not None and not self._task.bound and not (self._shift.going or self._shift.draining):
+            return now  # it died while it was idle, and that was not noticed yet
+        return self._shift.next_due()
 
     def stop(self, now: float) -> None:
         """See `Keeper`."""

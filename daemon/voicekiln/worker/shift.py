@@ -67,6 +67,11 @@ class Shift:
         """Whether somebody wants to be rid of it, so that nothing that it says counts any more."""
         return self.process.rung is not None
 
+    @property
+    def draining(self) -> bool:
+        """Whether it is dead and only its pipes are still read."""
+        return self._drained_by < NEVER
+
     def enter(self, stage: Stage, now: float) -> None:
         """Start the clock of a stage."""
         if not self.serving:
@@ -97,16 +102,16 @@ class Shift:
         heard_out = self.process.listener.ended and not self.process.listener.waiting
         if not self.process.dead():
             self._judge(now)
-        elif self._drained_by == NEVER:
+        elif not self.draining:
             self.process.kill_offspring()
             self._drained_by = now + self._limits.patience.drain_s
-        if self._drained_by < NEVER:
+        if self.draining:
             return self._buried() if heard_out or now >= self._drained_by else None
         return self._given_up() if self.process.rung is Rung.GIVE_UP else None
 
     def next_due(self) -> float:
         """Return when `watch` has something to do."""
-        if self.going or self._drained_by < NEVER:
+        if self.going or self.draining:
             return min(self.process.due, self._drained_by)
         return min(self._deadline, self._idle_by, self._memory_by, self._mute_by)
 

@@ -1,0 +1,154 @@
+"""What the commands tell a person at a terminal, as lines of text; `status` also as JSON values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.folders.names import shown
+from voicekiln.folders.sidecar import utc
+from voicekiln.folders.sweep import Item
+from voicekiln.folders.watch import file_system
+from voicekiln.job import Conversion, Converted, Refused
+from voicekiln.settings import Settings
+from voicekiln.worker.wire import Ready
+
+_MB = 1e6
+
+
+def settings(understood: Settings) -> Iterator[str]:
+    """Yield what was understood of the configuration, and where its folders lie."""
+    for name in ("inbox", "outbox", "state"):
+        path = getattr(understood, name)
+        where = file_system(path)
+        yield f"{name:<8}{path}  ({where.type}{', network' if where.is_network else ''})"
+    events = understood.scan.events == "on" or (
+        understood.scan.events == "auto" and not file_system(understood.inbox).is_network
+    )
+    every = understood.scan.rescan if events else understood.scan.poll
+    yield f"watch   {'by events, and' if events else 'without events,'} by a full scan every {span(every)}"
+    for recipe in understood.recipes.values():
+        what = " and ".join(recipe.precisions)
+        folder = "" if recipe.name == "default" else f", for the folder {recipe.name}/"
+        yield f"recipe  {recipe.name}: {what}, opset {recipe.opset}, interface {recipe.interface}{folder}"
+    sweep = understood.sweep
+    yield (
+        f"sweep   every {span(sweep.every)}: sources after {span(sweep.sources)}, "
+        f"results after {span(sweep.results)}, refusals after {span(sweep.refusals)}"
+    )
+
+
+def machine(ready: Ready) -> Iterator[str]:
+    """Yield what the worker runs on."""
+    yield f"device  {ready.device.get('name')} ({ready.device.get('kind')})"
+    if why := ready.device.get("why_cpu"):
+        yield f"        no GPU is used: {why}"
+    yield f"onnx    execution providers: {', '.join(map(str, ready.device.get('providers', ())))}"
+    yield "with    " + ", ".join(f"{name} {version}" for name, version in ready.versions.items())
+
+
+def model(path: Path, facts: Mapping[str, Any], notes: Sequence[str]) -> Iterator[str]:
+    """Yield what a file is."""
+    yield f"{path}"
+    width = max((len(key) for key in facts), default=0)
+    for key, value in facts.items():
+        yield f"  {key.replace('_', ' '):<{width}}  {_plainly(value)}"
+    for note in notes:
+        yield f"  note: {note}"
+
+
+def conversion(path: Path, done: Conversion, files: Sequence[Path]) -> Iterator[str]:
+    """Yield what became of a file."""
+    seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in done.seconds.items())
+    yield f"{path}: converted ({seconds})"
+    for file in done.files:
+        worst = min(file.fidelity, key=lambda f: f.snr_db)
+        yield f"  {file.precision}: {file.bytes / _MB:.1f} MB, {worst.snr_db:.1f} dB from the original network"
+    for note in done.notes:
+        yield f"  note: {note}"
+    for file_path in files:
+        yield f"  -> {file_path}"
+
+
+def status(ledger: Ledger) -> Iterator[str]:
+    """Yield a line for the daemon and one for every known file."""
+    yield ledger.fact("status") or "The daemon has not run yet."
+    for voice in ledger.voices():
+        told = " - ".join(part for part in (_why(voice), _next(voice)) if part)
+        yield f"{voice.state:<11}{shown(voice.relpath)}{'  ' + told if told else ''}"
+
+
+def status_json(ledger: Ledger) -> dict[str, Any]:
+    """Return the same as JSON values."""
+    return {
+        "daemon": ledger.fact("status"),
+        "device": ledger.fact("device"),
+        "files": [_row(v) for v in ledger.voices()],
+    }
+
+
+def swept(path: PurePosixPath, item: Item, *, dry_run: bool) -> str:
+    """Return the line for a file that goes, or would go."""
+    verb = "would remove" if dry_run else "removed"
+    return f"{verb} {shown(path)}: {item.of}, published {span(item.age_s)} ago"
+
+
+def span(seconds: float | None) -> str:
+    """Return a length of time as the configuration writes it: `7d`, `90s`, `never`."""
+    if seconds is None:
+        return "never"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f}d"
+    return f"{seconds / 3600:.1f}h" if seconds >= 2 * 3600 else f"{seconds:.0f}s"
+
+
+def _row(voice: Voice) -> dict[str, Any]:
+    return {
+        "file": shown(voice.relpath),
+        "state": str(voice.state),
+        "recipe": voice.recipe,
+        "reason": _why(voice) or None,
+        "code": voice.ending.refusal.code if isinstance(voice.ending, Refused) else None,
+        "attempts": voice.attempts,
+        "source": voice.source,
+        "sha256": voice.sha256,
+        "first_seen": utc(voice.first_seen),
+        "published": None if voice.finished is None else utc(voice.finished),
+        "next_try": None if voice.next_try is None else utc(voice.next_try),
+    }
+
+
+def _why(voice: Voice) -> str:
+    if voice.reason:
+        return voice.reason
+    match voice.ending:
+        case Refused(refusal):
+            return refusal.text
+        case Converted(done):
+            worst = min((f.snr_db for file in done.files for f in file.fidelity), default=0.0)
+            return f"{done.model.get('family')} {done.model.get('version')}, {worst:.0f} dB"
+        case None:
+            return ""
+
+
+def _next(voice: Voice) -> str:
+    return "" if voice.next_try is None else f"next try {utc(voice.next_try)}"
+
+
+def _plainly(value: object) -> str:
+    match value:
+        case bool():
+            return "yes" if value else "no"
+        case None:
+            return "unknown"
+        case list() | tuple():
+            return ", ".join(map(str, value))
+        case dict():
+            return ", ".join(f"{key} {_plainly(inner)}" for key, inner in value.items())
+        case _:
+            return str(value)

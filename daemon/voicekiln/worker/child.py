@@ -1,0 +1,243 @@
+"""The worker process: `python -m voicekiln.worker.child`. Started by the parent, never imported by it.
+
+Before anything heavy is imported the process makes itself harmless: the wire gets a descriptor of its own, so that
+no library's print can corrupt it; the process dies with its parent; it is what the kernel kills first when memory
+is short. Then it does one request at a time. After an error that it cannot explain it goes, because nobody knows
+what state it is in; the parent starts a fresh one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import errno
+import faulthandler
+import os
+import queue
+import resource
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import BinaryIO, cast
+
+from voicekiln.errors import Refusal, plain
+from voicekiln.job import Stage
+from voicekiln.worker.wire import (
+    Answer,
+    Convert,
+    Declined,
+    Entered,
+    Finished,
+    Inspect,
+    Looked,
+    Ready,
+    Request,
+    Sample,
+    Troubled,
+    WireError,
+    decode_request,
+    encode,
+)
+
+PR_SET_PDEATHSIG = 1
+PR_SET_NO_NEW_PRIVS = 38
+"""From <linux/prctl.h>."""
+
+MAX_FILE_BYTES = 8 * 2**30
+"""No file that this process writes may be longer; the largest ONNX file has 2 GiB."""
+
+OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
+"""Errors of the machine, not of the file."""
+
+Work = Callable[[Request, Callable[[Stage], None]], Answer]
+"""Does a request, calls its second argument at each stage, returns what to answer."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run until standard input ends; return the exit status."""
+    options = _options(arguments)
+    say = Voice(guard_wire())
+    requests = hear_requests()
+    humble(options.parent)
+    show_gpu(options.device)
+    work, ready = _workshop(options.memory, options.threads)
+    say(ready)
+    return serve(requests, work, say)
+
+
+class Voice:
+    """Writes answers to the wire."""
+
+    def __init__(self, wire: BinaryIO) -> None:
+        self._wire = wire
+
+    def __call__(self, answer: Answer) -> None:
+        """Write one answer at once.
+
+        Raises:
+            WireError: if it cannot be put into a line.
+        """
+        self._wire.write(encode(answer))
+        self._wire.flush()
+
+
+def serve(requests: Iterator[Request], work: Work, say: Callable[[Answer], None]) -> int:
+    """Answer requests until there are no more or one ends in trouble; return the exit status."""
+    return 0 if all(_attempt(request, work, say) for request in requests) else 1
+
+
+def _attempt(request: Request, work: Work, say: Callable[[Answer], None]) -> bool:
+    """Answer a request; return False if this process had better go."""
+
+    def entered(stage: Stage) -> None:
+        say(Entered(request.id, stage))
+
+    try:
+        say(work(request, entered))
+    except Refusal as refusal:
+        say(Declined(request.id, refusal))
+    except Exception as error:  # noqa: BLE001 - whatever a stranger's file sets off must be told, not only die
+        traceback.print_exc()
+        say(Troubled(request.id, _reason(error), outside=_is_outside(error)))
+        return False
+    return True
+
+
+def guard_wire() -> BinaryIO:
+    """Return standard output as a private descriptor; from now on descriptor 1 is standard error.
+
+    Prints of Python and C libraries then land in the log instead of between the answers.
+    """
+    wire = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)
+    return cast("BinaryIO", wire)
+
+
+def humble(parent: int | None) -> None:
+    """Tie the process to its parent's life and take what it does not need.
+
+    What the surroundings forbid (a container's /proc, a system call filter) is left as it is: these are nets
+    beneath the parent's own limits.
+    """
+    faulthandler.enable()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # must work while C code runs, so no handler of ours
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
+    os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if parent is not None:
+        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        if os.getppid() != parent:  # it died before the call
+            os._exit(0)
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("500")
+    with suppress(OSError):
+        os.nice(5)
+
+
+def _lower(kind: int, limit: int) -> None:
+    """Lower a resource limit, never raise it."""
+    hard = resource.getrlimit(kind)[1]
+    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
+    resource.setrlimit(kind, (limit, limit))
+
+
+def hear_requests() -> Iterator[Request]:
+    """Read requests in a thread of their own; the end of input ends the process at once, also in the midst of a job.
+
+    It means that the parent is dead or wants us gone. Nothing has to be cleaned up: the staging folder is thrown
+    away by the parent.
+    """
+    source = os.fdopen(os.dup(0), "rb")
+    with Path(os.devnull).open("rb") as nothing:
+        os.dup2(nothing.fileno(), 0)
+    requests: queue.SimpleQueue[Request] = queue.SimpleQueue()
+
+    def hear() -> None:
+        try:
+            for line in source:
+                requests.put(decode_request(line))
+        except WireError as error:
+            print(f"an unreadable request: {error}", file=sys.stderr)  # noqa: T201 - the parent logs it
+            os._exit(2)
+        os._exit(0)
+
+    threading.Thread(target=hear, name="requests", daemon=True).start()
+    return iter(requests.get, None)
+
+
+def show_gpu(device: str) -> None:
+    """Let this process see the GPU that `device` names, or none for `cpu`; has to come before torch does."""
+    if device == "auto":
+        return
+    seen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    number = int(device.partition(":")[2] or 0) if device != "cpu" else None
+    if number is None:
+        chosen = ""
+    elif seen is None:
+        chosen = str(number)
+    else:  # the number counts what the surroundings let us see
+        chosen = dict(enumerate(seen.split(","))).get(number, "")
+    os.environ["CUDA_VISIBLE_DEVICES"] = chosen
+
+
+def _workshop(memory_bytes: int, threads: int | None) -> tuple[Work, Ready]:
+    """Import what does the work; return it with the facts about this machine."""
+    import torch  # noqa: PLC0415 - only now is the process harmless
+
+    from voicekiln.convert import device, pipeline  # noqa: PLC0415 - as above
+
+    if threads or "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    ready = Ready(device.device(), device.versions())
+    if ready.device["kind"] == "cpu":  # CUDA maps address space far beyond what it uses
+        _lower(resource.RLIMIT_DATA, 2 * memory_bytes)
+
+    def work(request: Request, entered: Callable[[Stage], None]) -> Answer:
+        match request:
+            case Convert(job):
+                made = pipeline.convert(job.source, job.sha256, job.recipe, job.staging, entered)
+                return Finished(job.id, made)
+            case Inspect(name, source):
+                return Looked(name, *pipeline.inspect(source))
+            case Sample(name, target):
+                raise NotImplementedError(str(target) + name)
+
+    return work, ready
+
+
+def _is_outside(error: Exception) -> bool:
+    """Say whether the machine is at fault: a full disk, or graphics memory that other programs hold."""
+    if isinstance(error, OSError):
+        return error.errno in OUTSIDE
+    return type(error).__name__ == "OutOfMemoryError" and type(error).__module__.startswith("torch")
+
+
+def _reason(error: Exception) -> str:
+    """Return a clause for a person, on one line."""
+    if isinstance(error, MemoryError):
+        return "the worker ran out of memory"
+    if isinstance(error, OSError) and error.strerror:
+        return plain(f"the worker met an error of the system: {error.strerror}", 300)
+    text = str(error).strip().partition("\n")[0]
+    return plain(f"the worker met an unexpected error ({type(error).__name__}: {text})", 300)
+
+
+def _options(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="voicekiln.worker.child")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--memory", type=int, required=True, help="bytes")
+    parser.add_argument("--parent", type=int, help="process that this one may not outlive")
+    parser.add_argument("--threads", type=int, help="default: one for each processor that it may use")
+    return parser.parse_args(arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
