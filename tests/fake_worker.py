@@ -9,7 +9,9 @@ from voicekiln.job import STAGES, Converted, Ending, Lost
 from voicekiln.worker.keeper import At, Ended, Event, Left, Started
 from voicekiln.worker.wire import Convert, Looked, Ready, Request
 
-READY = Ready({"kind": "cpu", "name": "a test", "providers": ["CPUExecutionProvider"], "why_cpu": "none"}, {"torch": "0"})
+READY = Ready(
+    {"kind": "cpu", "name": "a test", "providers": ["CPUExecutionProvider"], "why_cpu": "none"}, {"torch": "0"}
+)
 
 Answer = Callable[[Request], Ending | Looked | None]
 """Says how a request ends; None if it is still under way, then it is asked again at the next poll."""

@@ -12,7 +12,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from endings import converted
-
 from voicekiln.job import STAGES, Job, Recipe
 from voicekiln.worker.keeper import Ended, Event, Keeper, Left
 from voicekiln.worker.parent import Worker
@@ -134,3 +133,19 @@ def ending(events: list[Event]) -> object:
     """Return the one ending among the events."""
     (only,) = [event.ending for event in events if isinstance(event, Ended)]
     return only
+
+
+def exists(pid: int) -> bool:
+    """Say whether a process runs (a zombie does not)."""
+    try:
+        return b") Z " not in Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+
+
+def vanishes(pid: int) -> bool:
+    """Say whether a process is gone within five seconds."""
+    by = time.monotonic() + 5
+    while exists(pid) and time.monotonic() < by:
+        time.sleep(0.01)
+    return not exists(pid)

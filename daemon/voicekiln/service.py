@@ -93,7 +93,7 @@ class Service:
         self.dispatch.step()
         self.intake.step()
         self.post.step()
-        if self.intake.scanned_once:
+        if self.intake.knows:
             self.broom.step()
         self._tell_systemd()
         due = (self.intake.due(), self.dispatch.due(), self.common.next_try(), self.broom.due)
@@ -131,7 +131,7 @@ class Service:
         return ", ".join(parts)
 
     def _tell_systemd(self) -> None:
-        if not self._said_ready and (self.intake.scanned_once or self.common.away):
+        if not self._said_ready and (self.intake.knows or self.common.away):
             self._said_ready = True
             self._notifier.ready()
             self.common.log.info("service.ready", status=self.status())

@@ -27,7 +27,8 @@ _LONGEST_S = 100 * 365 * 86400
 _SIZE = re.compile(r"(\d{1,9}(?:\.\d{1,9})?) ?([kmgt]?)(i?)b", re.ASCII | re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 _PERCENT = re.compile(r"(\d{1,3}(?:\.\d{1,9})?) ?%", re.ASCII)
-_MODE = re.compile(r"(?:0o?)?([0-7]{3,4})")
+_MODE = re.compile(r"(?:0o?)?([0-7]{3})")
+"""Without setgid and its like: systemd's RestrictSUIDSGID forbids the daemon to set them."""
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _MAX_GID = 2**32 - 2
 _FOLDER_NAME = re.compile(r"[^\W_](?:[\w .+-]{0,62}[\w+-])?")

@@ -26,8 +26,9 @@ from voicekiln.job import Port
 TRACED_FRAMES: Final = 24
 """Length of the traced input: just longer than the window of relative attention, as a longer one takes minutes."""
 
-MAX_CONSTANT: Final = 64
-"""Numbers in a constant of the graph; a longer one would be computed from weights."""
+MAX_CONSTANT: Final = 1024
+"""Numbers in a constant of the graph. The longest honest one counts the samples of a frame, 512 at most so far; a
+longer one would have been computed from weights."""
 
 
 class BadGraphError(Exception):
@@ -83,11 +84,8 @@ def _trace(exportable: Exportable, opset: int) -> bytes:
         for name, port in named.items()
     }
     buffer = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        # The exporter announces its own end in favour of one that cannot export these networks.
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module=r"torch\.onnx|voicekiln\.convert\.graph")
-        # A length that was turned into a number while tracing would be frozen in the graph.
-        warnings.filterwarnings("error", category=TracerWarning)
+    with warnings.catch_warnings(record=True) as caught, torch.no_grad():
+        warnings.simplefilter("always")
         torch.onnx.export(
             exportable.module,
             arguments,
@@ -95,15 +93,32 @@ def _trace(exportable: Exportable, opset: int) -> bytes:
             dynamo=False,
             opset_version=opset,
             do_constant_folding=False,
+            keep_initializers_as_inputs=True,  # else weights that happen to be equal become one; see _strip
             input_names=[port.name for port in exportable.inputs],
             output_names=[port.name for port in exportable.outputs],
             dynamic_axes={name: labels for name, labels in axes.items() if labels},
         )
+    _heed(caught)
     return buffer.getvalue()
 
 
+def _heed(caught: Iterable[warnings.WarningMessage]) -> None:
+    """Treat a length that was turned into a number as an error: it would be frozen in the graph.
+
+    The exporter also announces its own end, in favour of one that cannot export these networks; that is left out.
+    """
+    for warning in caught:
+        if issubclass(warning.category, TracerWarning):
+            raise BadGraphError(f"tracing: {str(warning.message)[:300]}")
+        if not issubclass(warning.category, DeprecationWarning):
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+
+
 def _strip(model: onnx.ModelProto) -> None:
-    """Remove what tells of this machine or this run, and say who made the file."""
+    """Remove what tells of this machine or this run, and the weights among the inputs; say who made the file."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    for value in [value for value in model.graph.input if value.name in weights]:
+        model.graph.input.remove(value)
     model.producer_name = "voicekiln"
     model.producer_version = __version__
     model.graph.name = "voice"

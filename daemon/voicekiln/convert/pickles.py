@@ -14,7 +14,7 @@ import re
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from voicekiln.errors import Damaged, NotACheckpoint, UnsafePickle, plain
 
@@ -82,8 +82,9 @@ def read(stream: BinaryIO) -> Reading:
         Damaged: if it breaks off or makes no sense.
     """
     follower = _Follower()
+    bounded = cast("BinaryIO", _Bounded(stream))  # all of a stream that is needed here
     try:
-        for count, (op, arg, _) in enumerate(pickletools.genops(_Bounded(stream))):
+        for count, (op, arg, _) in enumerate(pickletools.genops(bounded)):
             if count > MAX_OPS:
                 raise NotACheckpoint(what="its table of contents is far larger than a voice's")
             follower.take(op, arg)

@@ -35,10 +35,16 @@ def _says(key: str, *values: str) -> Callable[[Outline], bool]:
     return lambda outline: outline.rest.get(key) in values and _having("enc_p.")(outline)
 
 
+def _clusters(outline: Outline) -> bool:
+    return any(name.endswith("cluster_centers_") for name in (*outline.tensors, *outline.keys))
+
+
 KINDS = (
     _Kind("a voice of VoRAS, a relative of RVC with another network", _says("version", "voras_beta")),
     _Kind("a voice of the architecture SVC of Vietnamese-RVC", _says("architecture", "SVC")),
-    _Kind("an RVC voice that was trained with energy (Vietnamese-RVC)", _having("enc_p.emb_phone.", "enc_p.emb_energy.")),
+    _Kind(
+        "an RVC voice that was trained with energy (Vietnamese-RVC)", _having("enc_p.emb_phone.", "enc_p.emb_energy.")
+    ),
     _Kind(
         "a so-vits-svc voice",
         _either(_having("emb_uv."), _having("f0_decoder."), _having("enc_p.f0_emb."), _having("pre.", "enc_p.enc_.")),
@@ -48,7 +54,10 @@ KINDS = (
     _Kind("a GPT-SoVITS voice", _either(_having("enc_p.ssl_proj."), _having("enc_p.encoder_ssl."))),
     _Kind("the language model of a GPT-SoVITS voice", _having("model.ar_")),
     _Kind("a text-to-speech voice (VITS)", _either(_having("enc_p.emb.", "dp."), _having("enc_p.bert_proj."))),
-    _Kind("a shallow diffusion model (so-vits-svc, DDSP-SVC)", _either(_having("decoder.denoise_fn."), _having("unit_embed."))),
+    _Kind(
+        "a shallow diffusion model (so-vits-svc, DDSP-SVC)",
+        _either(_having("decoder.denoise_fn."), _having("unit_embed.")),
+    ),
     _Kind("the pitch detector RMVPE", _having("unet.", "cnn.")),
     _Kind(
         "a speech encoder (HuBERT or ContentVec), which finds the features that a voice is fed",
@@ -58,7 +67,7 @@ KINDS = (
         "a vocoder (HiFi-GAN) without a voice",
         _either(lambda outline: outline.tensor_key == "generator", _having("conv_pre.", "ups.")),
     ),
-    _Kind("a k-means model (cluster centres) for so-vits-svc", lambda outline: _clusters(outline)),
+    _Kind("a k-means model (cluster centres) for so-vits-svc", _clusters),
 )
 
 
@@ -80,7 +89,3 @@ def refuse_parts(outline: Outline) -> None:
 def sight(outline: Outline) -> str | None:
     """Return what the file is, to complete «This is …»; None if it is not known by sight."""
     return next((kind.what for kind in KINDS if kind.seen(outline)), None)
-
-
-def _clusters(outline: Outline) -> bool:
-    return any(name.endswith("cluster_centers_") for name in (*outline.tensors, *outline.keys))

@@ -155,9 +155,7 @@ def _check_counts(s: Settings) -> None:
 
 def _check_rates(s: Settings) -> None:
     if s.hop * FRAMES_PER_S != s.sample_rate:
-        raise contradiction(
-            [f"its decoder makes {s.hop} samples of a frame, but {s.sample_rate} Hz are {s.sample_rate / 100:g} a frame"]
-        )
+        raise contradiction([f"its decoder makes {s.hop} samples of a frame, its sample rate is {s.sample_rate} Hz"])
     later = [math.prod(s.rates[step + 1 :]) for step in range(len(s.rates) - 1)]
     odd = any(kernel < rate or (kernel - rate) % 2 for kernel, rate in zip(s.up_kernels, s.rates, strict=True))
     if odd or any(stride % 2 for stride in later):

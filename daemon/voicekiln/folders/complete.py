@@ -132,12 +132,17 @@ def _end(file: BinaryIO, size: int) -> tuple[int, int, int]:
     found = tail.rfind(b"PK\5\6", 0, max(0, len(tail) - _END.size + 4))
     while found >= 0:
         count, start, length = _end_64(file, tail_at + found) or _end_32(tail[found : found + _END.size])
-        if start + length <= tail_at + found and (count == 0 or _at(file, start, 4) == b"PK\1\2"):
+        if start + length <= tail_at + found and _is_table(file, start, count, tail_at + found):
             return count, start, length
         found = tail.rfind(b"PK\5\6", 0, found + 3)
     if not any(tail[-_PROBE:]):
         raise Incomplete(_BLANK_END)
     raise Incomplete("its end is missing")
+
+
+def _is_table(file: BinaryIO, start: int, count: int, end_at: int) -> bool:
+    # Zeros after an end mark would read as an archive without parts; a real one is nothing but its end.
+    return _at(file, start, 4) == b"PK\1\2" if count else end_at == 0
 
 
 def _end_32(record: bytes) -> tuple[int, int, int]:

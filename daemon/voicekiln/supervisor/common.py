@@ -47,6 +47,8 @@ class Common:
     """Read from the clocks at the beginning of each tick."""
     away: dict[str, str] = field(default_factory=dict)
     """`inbox` or `outbox` with the reason why it cannot be reached."""
+    without_twin: set[int] = field(default_factory=set)
+    """Voices that have to be converted themselves, because their twin's results are no longer there to copy."""
     _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)
 
     def spool(self, job: str) -> Path:

@@ -102,6 +102,7 @@ class Post:
         common.ledger.published(voice.id, files, delivery.stale, common.now.wall)
         passed(Step.PUBLISHED)
         common.went_well(voice.id)
+        common.without_twin.discard(voice.id)
         clear_job(common, voice.job)
         passed(Step.SPOOL_CLEARED)
         self._tell(voice, files)
@@ -112,7 +113,8 @@ class Post:
         common.share_is("outbox", error)
         if isinstance(error, StagingLostError):
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
-            common.ledger.start_over(voice.id)
+            common.without_twin.add(voice.id)
+            common.ledger.lost(voice.id, str(error), None, counts=True)
             return
         reason = error.text if isinstance(error, Refusal) else plain(str(error))
         if reason != voice.reason and not isinstance(error, ShareAwayError):

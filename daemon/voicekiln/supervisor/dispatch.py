@@ -93,12 +93,15 @@ class Dispatch:
             self._common.log.info("worker.ready", device=name, versions=versions, **facts)
 
     def _give(self, bench: Bench) -> None:
-        in_work = {b.voice.key for b in self.benches if b.voice is not None}
-        for voice in self._common.ledger.voices(State.QUEUED):
+        ledger = self._common.ledger
+        # A copy of what is in work waits for its end; not for ever, should the publication be stuck.
+        in_work = {v.key for v in ledger.voices(State.CONVERTING, State.CONVERTED, State.REFUSING) if not v.reason}
+        for voice in ledger.voices(State.QUEUED):
             if voice.key in in_work or not self._common.may_try(voice.id):
                 continue
-            if (twin := self._common.ledger.twin(voice)) is not None and twin.ending is not None:
-                self._common.ledger.ended(voice.id, twin.ending)
+            twin = ledger.twin(voice) if voice.id not in self._common.without_twin else None
+            if twin is not None and twin.ending is not None:
+                ledger.ended(voice.id, twin.ending)
                 self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
             elif voice.attempts >= self._common.settings.worker.attempts:
                 self._give_up(voice, voice.reason)

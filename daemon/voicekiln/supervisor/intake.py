@@ -73,7 +73,12 @@ class Intake:
         self._count = 0
         self.folders = 1
         """In the inbox, itself included, at the last scan."""
-        self.scanned_once = False
+        self._good = float("-inf")
+
+    @property
+    def knows(self) -> bool:
+        """Whether a scan has succeeded so recently that what the ledger says of the inbox is true."""
+        return self._common.now.mono - self._good <= 2 * self.every_s + LEAST_BETWEEN_SCANS_S
 
     def look_soon(self) -> None:
         """An event came: scan as soon as the last scan is long enough ago."""
@@ -117,7 +122,7 @@ class Intake:
     def _scanned(self, snapshot: Snapshot, began: float) -> None:
         """Bring the ledger into agreement with what lies in the inbox."""
         self._scanning = False
-        self.scanned_once = True
+        self._good = self._common.now.mono
         self.folders = snapshot.folders
         self._common.share_is("inbox", None)
         self._settler.quiet_s = self._common.settings.settle.quiet
@@ -143,6 +148,7 @@ class Intake:
         voice = self._common.ledger.sight(relpath, recipe, stamp, self._common.now.wall)
         passed(Step.SEEN)
         self._common.went_well(voice.id)
+        self._later.pop(relpath, None)
         self._common.log.info("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
         return voice
 

@@ -1,0 +1,201 @@
+"""RVC: voice conversion by retrieval-based VITS, versions 1 and 2, with and without f0, of any rate and sampling.
+
+A file is known by its tensors. What its `version`, `f0`, `sr` and `vocoder` say is compared with them and never
+decides alone, but for a foreign vocoder's name: another network can hide behind equal shapes.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from voicekiln.errors import BadNumbers, OtherFamily, UnknownVocoder, plain
+from voicekiln.families import rvc_feed, rvc_settings
+from voicekiln.families.base import Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.families.rvc_config import read_rate
+from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
+from voicekiln.job import Precision
+from voicekiln.nets.weight_norm import fold, older_spelling
+
+if TYPE_CHECKING:
+    import torch
+
+VERSIONS = {256: "v1", 768: "v2"}
+"""By the width of the speech features."""
+MARKS = ("enc_p.emb_phone.weight", "enc_p.emb_pitch.weight")
+"""Tensors that RVC has and no relative of it."""
+WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
+
+OWN_VOCODERS = frozenset({"", "default", "hifigan", "nsfhifigan", "hifigannsf"})
+"""RVC's own decoder under the names that tools give it, letters and digits only."""
+VOCODER_MARKS = (
+    ("MRF HiFi-GAN", ("dec.mrfs.", "dec.upsamples.")),
+    ("RefineGAN", ("dec.upsample_conv_blocks.", "dec.downsample_blocks.", "dec.mel_conv.")),
+    ("BigVGAN", ("dec.activation_post.", "dec.act_post.")),
+    ("HiFi-GAN with residual blocks of kind 2", ("dec.resblocks.0.convs.",)),
+)
+"""Foreign decoders and the beginnings of tensor names that give them away."""
+
+SHOWN_ELSEWHERE = frozenset(
+    {"config", "version", "f0", "sr", "embedder_model", "embedder_name", "embedder_output_layer"}
+)
+NEWER_NAMES = {"dataset_lenght": "dataset_length", "model_creator": "author"}
+"""Entries that tools wrote under another name before."""
+TRAINING_NOTE = (
+    "This is a training checkpoint (usually named G_….pth), about eight times the size of a finished voice; "
+    "the voice in it was converted and the rest left out."
+)
+TRUE = frozenset({"1", "True", "true"})
+"""Ways to say that a voice has f0."""
+MAX_EXTRA = 40
+MAX_EXTRA_TEXT = 200
+"""Characters; a longer text among the file's own entries is left out."""
+
+
+class Rvc:
+    """The family; see `voicekiln.families.base.Family`."""
+
+    name = "rvc"
+    title = "RVC (v1 and v2)"
+
+    def recognise(self, outline: Outline) -> Claim | NotMine:
+        """Say whether this is an RVC voice.
+
+        Raises:
+            UnknownVocoder: if another decoder than RVC's own is in it.
+            OtherFamily: if it wants speech features of a width that RVC does not have.
+            Contradiction: if what it says of itself cannot all be true.
+        """
+        if not any(mark in outline.tensors for mark in MARKS):
+            return NotMine(f"it has no {MARKS[0]}")
+        _check_vocoder(outline)
+        settings, notes = rvc_settings.read(outline)
+        if settings.features not in VERSIONS:
+            what = f"an RVC voice for speech features of the width {settings.features} (RVC itself has 256 and 768)"
+            raise OtherFamily(what=what, families=self.title)
+        model = _describe(outline, settings) | rvc_feed.encoder(settings, outline.rest)
+        model |= {"extra": _extra(outline.rest)}
+        return Claim(self.name, settings, model, (*_opening(outline), *notes, *_disagreements(outline, settings)))
+
+    def build(self, claim: Claim, tensors: Mapping[str, torch.Tensor]) -> Exportable:
+        """Return the voice with its weights loaded.
+
+        Raises:
+            Contradiction: if the tensors are not the ones that were claimed.
+            BadNumbers: if folding the weight norm gives numbers that are not finite (rows of zeros).
+        """
+        settings: Settings = claim.settings
+        kept = {older_spelling(name): tensor for name, tensor in tensors.items()}
+        kept = {name: tensor for name, tensor in kept.items() if not name.startswith(TRAINING_ONLY)}
+        shapes = folded({n: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in kept.items()})
+        if problems := compare(settings, shapes):
+            raise contradiction(problems)
+        weights = fold(kept)
+        _check_finite(weights)
+        module = network(settings)
+        module.load_state_dict(weights, strict=True, assign=True)
+        return Exportable(
+            module=module.eval().requires_grad_(requires_grad=False),
+            inputs=rvc_feed.inputs(settings),
+            outputs=rvc_feed.OUTPUTS,
+            sample=rvc_feed.sampler(settings),
+            wanted_db=WANTED_DB,
+            metadata=rvc_feed.metadata(claim.model),
+            feed=rvc_feed.feed(claim.model, settings),
+            in_float32="dec.m_source" if settings.f0 else None,
+            noises=("dec.m_source.l_sin_gen.noise",) if settings.f0 else (),
+        )
+
+
+def _check_vocoder(outline: Outline) -> None:
+    """Refuse decoders that are not RVC's own, by their tensors and by their name."""
+    for vocoder, marks in VOCODER_MARKS:
+        if any(name.startswith(marks) for name in outline.tensors):
+            raise UnknownVocoder(vocoder=vocoder)
+    if any(name.startswith("dec.") and name.endswith((".alpha", ".beta")) for name in outline.tensors):
+        raise UnknownVocoder(vocoder="BigVGAN")
+    said = outline.rest.get("vocoder")
+    if said is not None and "".join(filter(str.isalnum, str(said).lower())) not in OWN_VOCODERS:
+        raise UnknownVocoder(vocoder=plain(str(said)[:60]))
+
+
+def _check_finite(weights: Mapping[str, torch.Tensor]) -> None:
+    bad = {name: int((~tensor.isfinite()).sum()) for name, tensor in weights.items() if not tensor.isfinite().all()}
+    if bad:
+        raise BadNumbers(count=sum(bad.values()), tensor=next(iter(bad)))
+
+
+def _describe(outline: Outline, settings: Settings) -> dict[str, Any]:
+    """Return what `inspect` shows of the network."""
+    training = any(name.startswith(TRAINING_ONLY) for name in outline.tensors)
+    return {
+        "family": Rvc.name,
+        "version": VERSIONS[settings.features],
+        "feature_width": settings.features,
+        "hidden_size": settings.hidden,
+        "layers": settings.layers,
+        "heads": settings.heads,
+        "window": settings.window,
+        "sample_rate": settings.sample_rate,
+        "hop": settings.hop,
+        "f0": settings.f0,
+        "speakers": settings.speakers,
+        "parameters": sum(math.prod(shape) for shape in expected(settings).values()),
+        "weights": _precision(outline),
+        "weight_norm": any(name.endswith(".weight_g") for name in outline.tensors),
+        "checkpoint": "training" if training or "optimizer" in outline.keys else "voice",
+    }
+
+
+def _precision(outline: Outline) -> str:
+    names = {"float16": "half", "float32": "float"}
+    found = {info.dtype for name, info in outline.tensors.items() if not name.startswith(TRAINING_ONLY)}
+    return names.get(only := found.pop(), only) if len(found) == 1 else "mixed"
+
+
+def _extra(rest: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the file's own entries that are short and plain: author, epoch, vocoder ..."""
+    kept: dict[str, Any] = {}
+    for key, value in rest.items():
+        name = NEWER_NAMES.get(key, plain(key, 60))
+        if key in SHOWN_ELSEWHERE or not name or not _is_short(value) or len(kept) == MAX_EXTRA:
+            continue
+        kept.setdefault(name, plain(value) if isinstance(value, str) else value)
+    return kept
+
+
+def _is_short(value: object) -> bool:
+    match value:
+        case bool():
+            return True
+        case int():
+            return abs(value) < 2**63
+        case float():
+            return math.isfinite(value)
+        case str():
+            return 0 < len(value) <= MAX_EXTRA_TEXT
+        case _:
+            return False
+
+
+def _opening(outline: Outline) -> tuple[str, ...]:
+    """Return the sentence that a training checkpoint deserves."""
+    if "optimizer" not in outline.keys and not any(name.startswith(TRAINING_ONLY) for name in outline.tensors):
+        return ()
+    return (TRAINING_NOTE,)
+
+
+def _disagreements(outline: Outline, settings: Settings) -> list[str]:
+    """Return a sentence for each entry of the file that its weights prove wrong."""
+    version, said = VERSIONS[settings.features], {key: outline.rest.get(key) for key in ("version", "f0", "sr")}
+    notes = []
+    if said["version"] not in (None, version):
+        notes.append(f"The file calls itself version {plain(str(said['version'])[:20])}, its weights are {version}.")
+    if said["f0"] is not None and (str(said["f0"]) in TRUE) != settings.f0:
+        notes.append(f"The file says that it is a voice {'without' if settings.f0 else 'with'} f0, its weights do not.")
+    if said["sr"] is not None and read_rate(said["sr"]) != settings.sample_rate:
+        notes.append(
+            f"The file says {plain(str(said['sr'])[:20])} for its sample rate; {settings.sample_rate} Hz was used."
+        )
+    return notes

@@ -1,0 +1,165 @@
+"""A whole daemon in one thread for tests: real folders, real ledger, a made-up clock, a fake worker.
+
+`Kiln.run(seconds)` lets the loop tick as often as it asks to, without waiting; a test reads what lies in the outbox.
+The voices here are ZIP files with a name's worth of bytes in them: enough for the folders, nothing for a network.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+from endings import converted
+from fake_worker import FakeWorker
+from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.job import Ending
+from voicekiln.notify import Notifier
+from voicekiln.service import LEDGER, Service
+from voicekiln.settings import Settings
+from voicekiln.supervisor.common import Common, Now
+from voicekiln.supervisor.hands import Finish, attempt
+from voicekiln.supervisor.intake import EXPECTED
+from voicekiln.worker.wire import Convert, Looked, Request
+
+T = TypeVar("T")
+START_WALL = 1_750_000_000.0
+
+
+class PromptHands:
+    """Hands that do everything at once, in the caller's thread; the loop hears of it at its next tick."""
+
+    def __init__(self) -> None:
+        self._finished: list[Finish] = []
+
+    def do(
+        self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
+        del what
+        self._finished.append(attempt(work, done, failed, EXPECTED))
+
+    def collect(self) -> None:
+        finished, self._finished = self._finished, []
+        for finish in finished:
+            finish()
+
+    def doing(self) -> str | None:
+        return None
+
+    def close(self, wait_s: float) -> bool:
+        del wait_s
+        return True
+
+
+class Lines:
+    """A log that is kept as a list."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def info(self, event: str, **facts: Any) -> None:
+        self.events.append((event, facts))
+
+    warning = error = info
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [facts for name, facts in self.events if name == event]
+
+
+def good(request: Request) -> Ending | Looked:
+    """Answer as a worker that can convert everything."""
+    assert isinstance(request, Convert)
+    return converted(request.job)
+
+
+def voice_bytes(content: str = "weights") -> bytes:
+    """Return a ZIP as torch.save writes one, as far as the folders can tell."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr(zipfile.ZipInfo("archive/data.pkl"), content)
+    return out.getvalue()
+
+
+class Kiln:
+    """See the module."""
+
+    def __init__(self, at: Path, answer: Callable[[Request], Ending | Looked | None] = good, **changes: Any) -> None:
+        self.at = at
+        self.answer = answer
+        for name in ("inbox", "outbox", "state"):
+            (at / name).mkdir(exist_ok=True)
+        self.settings = replace(Settings.in_folder(at), **changes)
+        self.inbox, self.outbox = self.settings.inbox, self.settings.outbox
+        self.mono, self.wall = 1000.0, START_WALL
+        self.start()
+
+    def start(self) -> None:
+        """Begin, or begin anew after `crash`."""
+        self.log = Lines()
+        self.ledger = Ledger(self.settings.state / LEDGER)
+        self.keeper = FakeWorker(self._answer)
+        common = Common(self.settings, self.ledger, PromptHands(), self.log, self.now)
+        self.service = Service(common, [self.keeper], Notifier())
+
+    @property
+    def asked(self) -> list[Request]:
+        """What the worker was asked since the start."""
+        return self.keeper.begun
+
+    def crash(self) -> None:
+        """Forget all that is in memory, as a killed daemon does, and begin anew."""
+        self.ledger.close()
+        self.start()
+
+    def close(self) -> None:
+        self.ledger.close()
+
+    @property
+    def now(self) -> Now:
+        return Now(self.mono, self.wall)
+
+    def run(self, seconds: float = 30.0) -> None:
+        """Let time pass: tick whenever the loop wants to, at least every five seconds."""
+        end = self.mono + seconds
+        while self.mono < end:
+            due = min(self.service.tick(self.now), end)
+            step = max(due - self.mono, 0.05)
+            self.mono += step
+            self.wall += step
+        self.service.tick(self.now)
+
+    def skip(self, seconds: float) -> None:
+        """Let much time pass as for a machine that slept, and then run for a minute."""
+        self.mono += seconds
+        self.wall += seconds
+        self.run(60)
+
+    def drop(self, name: str, content: bytes | None = None) -> Path:
+        path = self.inbox / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(voice_bytes(name) if content is None else content)
+        return path
+
+    def voice(self, name: str) -> Voice:
+        found = self.ledger.voice(PurePosixPath(name))
+        assert found is not None
+        return found
+
+    def results(self) -> set[str]:
+        return {str(path.relative_to(self.outbox)) for path in self.outbox.rglob("*") if path.is_file()}
+
+    def read(self, name: str) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads((self.outbox / name).read_text())
+        return body
+
+    def litter(self) -> list[Path]:
+        """Return what should not lie anywhere when all work is done."""
+        left = [*(self.settings.state / "spool").iterdir(), *(self.settings.state / "staging").iterdir()]
+        return left + [path for path in self.outbox.rglob(".*") if path.is_file()]
+
+    def _answer(self, request: Request) -> Ending | Looked | None:
+        return self.answer(request)

@@ -1,0 +1,573 @@
+"""The daemon's promises, with a fake worker and a made-up clock."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from kiln import Kiln, good, voice_bytes
+from voicekiln import steps
+from voicekiln.errors import BadNumbers
+from voicekiln.folders import outbox
+from voicekiln.folders.ledger import State
+from voicekiln.folders.sidecar import utc
+from voicekiln.job import Ending, Lost, Recipe, Refused
+from voicekiln.settings import Settle, Sweep
+from voicekiln.steps import Step
+from voicekiln.worker.wire import Convert, Looked, Request
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Iterator[Callable[..., Kiln]]:
+    built: list[Kiln] = []
+
+    def make(*args: Any, **changes: Any) -> Kiln:
+        built.append(Kiln(tmp_path, *args, **changes))
+        return built[-1]
+
+    yield make
+    for kiln in built:
+        kiln.close()
+
+
+@pytest.fixture
+def kiln(build: Callable[..., Kiln]) -> Kiln:
+    return build()
+
+
+def refuse(request: Request) -> Ending:
+    del request
+    return Refused(BadNumbers(count=3, tensor="emb_g.weight"))
+
+
+# --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+def test_a_dropped_voice_comes_out_with_its_sidecar(kiln: Kiln) -> None:
+    """Name and sub-folder are kept, the source stays, and nothing else lies around."""
+    kiln.drop("singers/Zoë 1.pth")
+    kiln.run()
+    assert kiln.results() == {"singers/Zoë 1.onnx", "singers/Zoë 1.json"}
+    assert (kiln.inbox / "singers/Zoë 1.pth").exists()
+    assert kiln.litter() == []
+    assert kiln.voice("singers/Zoë 1.pth").state is State.DONE
+
+
+def test_what_lies_there_at_the_start_is_treated_like_anything_new(build: Callable[..., Kiln], tmp_path: Path) -> None:
+    """It has to settle too, and is converted."""
+    (tmp_path / "inbox").mkdir()
+    (tmp_path / "inbox/a.pth").write_bytes(voice_bytes())
+    kiln = build()
+    kiln.run(2.0)
+    assert kiln.results() == set()
+    kiln.run()
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_a_folder_named_like_a_recipe_selects_it(kiln: Kiln) -> None:
+    """Folders are the only switches that a person on a share has."""
+    kiln.drop("both/a.pth")
+    kiln.drop("fp16/a.pth")
+    kiln.drop("other/both/a.pth")
+    kiln.run(60)
+    assert kiln.results() == {
+        *("both/a.onnx", "both/a.fp16.onnx", "both/a.json"),
+        *("fp16/a.onnx", "fp16/a.json"),
+        *("other/both/a.onnx", "other/both/a.json"),
+    }
+    assert kiln.read("fp16/a.json")["onnx"][0]["precision"] == "fp16"
+    assert kiln.read("other/both/a.json")["onnx"][0]["precision"] == "fp32"
+
+
+def test_a_growing_file_waits_until_it_is_quiet_and_whole(kiln: Kiln) -> None:
+    """Half a file is never handed to the worker, however long the writer pauses."""
+    whole = voice_bytes("x" * 1000)
+    path = kiln.drop("a.pth", whole[:500])
+    kiln.run(30)
+    assert kiln.asked == []
+    assert kiln.voice("a.pth").state is State.INCOMPLETE
+    path.write_bytes(whole)
+    kiln.run(30)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_a_file_that_never_arrives_whole_is_refused_and_heals(kiln: Kiln) -> None:
+    """After `incomplete_after` a person is told; the refusal goes when the rest arrives."""
+    whole = voice_bytes("x" * 1000)
+    path = kiln.drop("a.pth", whole[:500])
+    kiln.run(400)
+    assert kiln.results() == {"a.error.json"}
+    assert kiln.read("a.error.json")["code"] == "damaged"
+    path.write_bytes(whole)
+    kiln.run(30)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_an_empty_file_is_waited_for_and_then_refused(kiln: Kiln) -> None:
+    """Finder's placeholder is no voice yet; one that stays empty is told of."""
+    kiln.drop("a.pth", b"")
+    kiln.run(30)
+    assert kiln.results() == set()
+    kiln.run(400)
+    assert kiln.read("a.error.json")["code"] == "empty"
+
+
+def test_a_file_without_proof_waits_longer(kiln: Kiln) -> None:
+    """What is no ZIP has only time to show that it is whole."""
+    kiln.drop("a.pth", b"\x80\x02legacy pickle.")
+    kiln.run(50)
+    assert kiln.asked == []
+    kiln.run(30)
+    assert len(kiln.asked) == 1
+
+
+def test_a_refusal_is_words_in_the_outbox_and_goes_when_a_good_file_comes(build: Callable[..., Kiln]) -> None:
+    """`voice.error.json` has code, message and hint; a good file under the same name takes it away."""
+    kiln = build(refuse)
+    path = kiln.drop("a.pth")
+    kiln.run()
+    body = kiln.read("a.error.json")
+    assert (body["code"], body["source"]["name"]) == ("bad-numbers", "a.pth")
+    assert "emb_g.weight" in body["message"]
+    assert body["hint"]
+    kiln.answer = good
+    path.write_bytes(voice_bytes("better"))
+    kiln.run()
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_a_newer_file_under_the_same_name_replaces_the_result(kiln: Kiln) -> None:
+    """The sidecar tells which source it was made from."""
+    path = kiln.drop("both/a.pth")
+    kiln.run()
+    first = kiln.read("both/a.json")
+    path.write_bytes(voice_bytes("newer"))
+    kiln.run()
+    second = kiln.read("both/a.json")
+    assert first["source"]["sha256"] != second["source"]["sha256"]
+    assert kiln.results() == {"both/a.onnx", "both/a.fp16.onnx", "both/a.json"}
+
+
+def test_a_bad_newer_file_leaves_the_older_result(kiln: Kiln) -> None:
+    """A refusal takes nothing away that was good."""
+    path = kiln.drop("a.pth")
+    kiln.run()
+    kiln.answer = refuse
+    path.write_bytes(voice_bytes("bad"))
+    kiln.run()
+    assert kiln.results() == {"a.onnx", "a.json", "a.error.json"}
+
+
+# --- nothing twice ---------------------------------------------------------------------------------------------------
+
+
+def test_a_restart_converts_nothing_twice(kiln: Kiln) -> None:
+    """What is done stays done."""
+    kiln.drop("a.pth")
+    kiln.run()
+    kiln.crash()
+    kiln.run(120)
+    assert kiln.asked == []
+
+
+def test_a_touch_converts_nothing(kiln: Kiln) -> None:
+    """Other time stamps on the same bytes are no new voice."""
+    path = kiln.drop("a.pth")
+    kiln.run()
+    os.utime(path, (1, 1))
+    path.chmod(0o600)
+    kiln.run(60)
+    assert len(kiln.asked) == 1
+    assert kiln.voice("a.pth").state is State.DONE
+
+
+def test_the_same_content_under_another_name_is_published_without_a_conversion(kiln: Kiln) -> None:
+    """A copy gets its own ONNX and sidecar, the worker is not asked."""
+    shutil.copy(kiln.drop("a.pth"), kiln.inbox / "b.pth")
+    kiln.run(60)
+    assert kiln.results() == {"a.onnx", "a.json", "b.onnx", "b.json"}
+    assert len(kiln.asked) == 1
+    assert kiln.read("b.json")["source"]["name"] == "b.pth"
+
+
+def test_another_recipe_is_another_conversion(kiln: Kiln) -> None:
+    """The same content asked for in another precision is converted."""
+    content = voice_bytes()
+    kiln.drop("a.pth", content)
+    kiln.drop("fp16/a.pth", content)
+    kiln.run(60)
+    assert len(kiln.asked) == 2
+
+
+def test_a_copy_of_a_swept_result_is_converted_again(kiln: Kiln) -> None:
+    """Where no published bytes are left to copy, the worker makes them anew."""
+    first = kiln.drop("a.pth")
+    kiln.run()
+    for name in ("a.onnx", "a.json"):
+        (kiln.outbox / name).unlink()
+    shutil.copy(first, kiln.inbox / "b.pth")
+    kiln.run(60)
+    assert {"b.onnx", "b.json"} <= kiln.results()
+    assert len(kiln.asked) == 2
+
+
+def test_a_voice_put_back_after_its_result_was_taken_comes_out_again(kiln: Kiln) -> None:
+    """Somebody who deletes everything and drops the file once more wants it once more."""
+    path = kiln.drop("a.pth")
+    kiln.run()
+    content = path.read_bytes()
+    path.unlink()
+    (kiln.outbox / "a.onnx").unlink()
+    (kiln.outbox / "a.json").unlink()
+    kiln.run()
+    path.write_bytes(content)
+    kiln.run()
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_sources_never_share_a_result(kiln: Kiln) -> None:
+    """Names that differ only by case, or that mean each other's endings, come out side by side."""
+    for name in ("Zoe.pth", "zoe.pth", "a.pth", "a.fp16.pth", "A.PTH"):
+        kiln.drop(name)
+    kiln.run(120)
+    sources = [kiln.read(name)["source"]["name"] for name in kiln.results() if name.endswith(".json")]
+    assert sorted(sources) == sorted(["Zoe.pth", "zoe.pth", "a.pth", "a.fp16.pth", "A.PTH"])
+    assert len({name.casefold() for name in kiln.results()}) == len(kiln.results())
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["x" * 251 + ".pth", "é" * 125 + ".pth", "a\nb\t\x1b[31m.pth", b"no\xfftext.pth".decode(errors="surrogateescape")],
+)
+def test_odd_names_are_served_like_any_other(kiln: Kiln, name: str) -> None:
+    """Long names, control characters, bytes that are no text: a result and a readable sidecar."""
+    kiln.drop(name, voice_bytes())
+    kiln.run()
+    endings = sorted(result.rpartition(".")[2] for result in kiln.results())
+    assert endings == ["json", "onnx"]
+    sidecar = next(path for path in kiln.outbox.iterdir() if path.suffix == ".json")
+    assert sidecar.read_text().isprintable() or "\x1b" not in sidecar.read_text()
+
+
+def test_a_conflict_copy_is_told_of_and_not_converted(kiln: Kiln) -> None:
+    """Two devices disagree; a person has to say which is meant."""
+    kiln.drop("a.sync-conflict-20260101-101010-ABCDEFG.pth")
+    kiln.run()
+    assert kiln.read("a.sync-conflict-20260101-101010-ABCDEFG.error.json")["code"] == "conflict-copy"
+    assert kiln.asked == []
+
+
+def test_a_link_is_told_of_and_not_followed(kiln: Kiln, tmp_path: Path) -> None:
+    """What a link leads to is none of our business."""
+    (tmp_path / "secret.pth").write_bytes(voice_bytes())
+    (kiln.inbox / "a.pth").symlink_to(tmp_path / "secret.pth")
+    os.mkfifo(kiln.inbox / "b.pth")
+    kiln.run()
+    assert kiln.read("a.error.json")["code"] == kiln.read("b.error.json")["code"] == "not-a-file"
+    assert kiln.asked == []
+
+
+def test_a_foreign_file_in_the_way_is_kept_and_told_of(kiln: Kiln) -> None:
+    """The result waits, the person reads why, and it is published when the way is free."""
+    (kiln.outbox / "a.onnx").write_bytes(b"precious")
+    kiln.drop("a.pth")
+    kiln.run(60)
+    assert (kiln.outbox / "a.onnx").read_bytes() == b"precious"
+    assert kiln.read("a.error.json")["code"] == "name-taken"
+    (kiln.outbox / "a.onnx").unlink()
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
+    assert len(kiln.asked) == 1
+
+
+# --- trouble ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_that_kills_the_worker_is_given_up_and_others_flow(build: Callable[..., Kiln]) -> None:
+    """Three attempts, then a clear refusal; the next file is converted meanwhile."""
+
+    def answer(request: Request) -> Ending | Looked:
+        assert isinstance(request, Convert)
+        return Lost("the worker was killed (SIGKILL)") if b"bad" in request.job.source.read_bytes() else good(request)
+
+    kiln = build(answer)
+    kiln.drop("bad.pth")
+    kiln.drop("fine.pth")
+    kiln.run(20)
+    assert "fine.onnx" in kiln.results()
+    kiln.run(200)
+    body = kiln.read("bad.error.json")
+    assert body["code"] == "worker-lost"
+    assert "3 times" in body["message"]
+    assert len(kiln.asked) == 4
+    kiln.answer = good
+    kiln.drop("bad.pth", voice_bytes("replaced"))
+    kiln.run(30)
+    assert {"bad.onnx", "bad.json"} <= kiln.results()
+
+
+def test_attempts_are_counted_across_crashes_of_the_daemon_itself(build: Callable[..., Kiln]) -> None:
+    """A file that takes the whole machine down cannot loop."""
+
+    class Down(BaseException):
+        pass
+
+    def answer(request: Request) -> Ending:
+        del request
+        raise Down
+
+    kiln = build(answer)
+    kiln.drop("a.pth")
+    for _ in range(3):
+        with pytest.raises(Down):
+            kiln.run(700)
+        kiln.crash()
+    kiln.run(60)
+    assert kiln.read("a.error.json")["code"] == "worker-lost"
+
+
+def test_trouble_from_outside_is_tried_again_for_ever(build: Callable[..., Kiln]) -> None:
+    """A full disk uses up no attempts; when there is room, the voice comes out by itself."""
+    kiln = build(lambda _: Lost("the disk is full", counts=False))
+    kiln.drop("a.pth")
+    kiln.run(3600)
+    assert kiln.results() == set()
+    assert kiln.voice("a.pth").reason == "the disk is full"
+    assert 5 < len(kiln.asked) < 30
+    kiln.answer = good
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_a_full_outbox_is_waited_out(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The finished file waits in staging, the reason is shown, nothing is converted again."""
+    real = os.fsync
+
+    def full(file: int) -> None:
+        if "outbox" in os.readlink(f"/proc/self/fd/{file}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(file)
+
+    monkeypatch.setattr(outbox.os, "fsync", full)
+    kiln.drop("a.pth")
+    kiln.run(60)
+    assert kiln.results() == set()
+    assert "No space" in kiln.voice("a.pth").reason
+    monkeypatch.undo()
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
+    assert len(kiln.asked) == 1
+
+
+def test_an_absent_inbox_is_not_an_empty_one(kiln: Kiln) -> None:
+    """While the share is away nothing is forgotten and nothing swept; when it is back, work goes on."""
+    kiln.drop("a.pth")
+    kiln.run()
+    kiln.inbox.rename(kiln.at / "away")
+    kiln.skip(30 * DAY)
+    assert kiln.voice("a.pth").source == "there"
+    assert kiln.results() == {"a.onnx", "a.json"}
+    assert "inbox away" in kiln.service.status()
+    (kiln.at / "away").rename(kiln.inbox)
+    kiln.drop("b.pth")
+    kiln.run(60)
+    assert "b.onnx" in kiln.results()
+
+
+def test_an_absent_outbox_is_waited_for(kiln: Kiln) -> None:
+    """Nothing is written beneath a mount point whose share is away."""
+    kiln.outbox.rename(kiln.at / "away")
+    kiln.drop("a.pth")
+    kiln.run(60)
+    assert not kiln.outbox.exists()
+    (kiln.at / "away").rename(kiln.outbox)
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
+    assert len(kiln.asked) == 1
+
+
+def test_a_file_replaced_while_it_is_converted_is_converted_again(build: Callable[..., Kiln]) -> None:
+    """The older content's result may come out in between; in the end it is the newer one's."""
+    kiln = build()
+    path = kiln.drop("a.pth")
+
+    def answer(request: Request) -> Ending | Looked:
+        path.write_bytes(voice_bytes("newer"))
+        kiln.answer = good
+        return good(request)
+
+    kiln.answer = answer
+    kiln.run(60)
+    assert len(kiln.asked) == 2
+    assert kiln.read("a.json")["source"]["sha256"] == kiln.voice("a.pth").sha256
+
+
+def test_a_full_inbox_does_not_fill_the_disk(build: Callable[..., Kiln]) -> None:
+    """Only a few copies wait in the spool however many files there are."""
+    kiln = build(lambda _: Lost("not now", counts=False))
+    for number in range(30):
+        kiln.drop(f"{number}.pth")
+    kiln.run(60)
+    assert len(list((kiln.settings.state / "spool").iterdir())) <= 5
+
+
+# --- crashes ---------------------------------------------------------------------------------------------------------
+
+
+class PulledPlugError(BaseException):
+    """Stands for SIGKILL: nothing in the daemon catches it."""
+
+
+@pytest.mark.parametrize("step", list(Step))
+@pytest.mark.parametrize("replaced", [False, True], ids=["new", "replaced"])
+def test_a_crash_at_any_step_is_made_good(build: Callable[..., Kiln], step: Step, *, replaced: bool) -> None:
+    """Stopped at the step and started again: one result, of the right content, and no litter."""
+    kiln = build(sweep=Sweep(results=None, refusals=None, max_share=1.0))
+    if replaced:
+        kiln.drop("both/a.pth", voice_bytes("older"))
+        kiln.run(60)
+    pulled = False
+
+    def pull(at: Step) -> None:
+        nonlocal pulled
+        if at is step and not pulled:
+            pulled = True
+            raise PulledPlugError
+
+    steps.on_passed, before = pull, steps.on_passed
+    try:
+        kiln.drop("both/a.pth", voice_bytes("newer"))
+        with pytest.raises(PulledPlugError):
+            kiln.run(60)
+            if step is Step.FILES_SWEPT:
+                kiln.service.common.settings = replace(kiln.settings, sweep=Sweep(results=DAY, max_share=1.0))
+            kiln.skip(8 * DAY)
+    finally:
+        steps.on_passed = before
+    kiln.crash()
+    kiln.run(60)
+    assert kiln.litter() == []
+    if step is not Step.FILES_SWEPT:
+        assert kiln.results() == {"both/a.onnx", "both/a.fp16.onnx", "both/a.json"}
+        assert kiln.read("both/a.json")["source"]["sha256"] == _sha(voice_bytes("newer"))
+
+
+def _sha(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def test_a_clean_stop_costs_no_attempt(build: Callable[..., Kiln]) -> None:
+    """SIGTERM in the middle of a job puts it back into the queue."""
+    kiln = build()
+    kiln.drop("a.pth")
+    kiln.answer = lambda _: None
+    kiln.run(30)
+    assert kiln.voice("a.pth").state is State.CONVERTING
+    assert kiln.service.stop()
+    assert (kiln.voice("a.pth").state, kiln.voice("a.pth").attempts) == (State.QUEUED, 0)
+    kiln.answer = good
+    kiln.crash()
+    kiln.run(30)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+# --- sweeping --------------------------------------------------------------------------------------------------------
+
+
+def test_files_are_swept_when_their_time_has_come(build: Callable[..., Kiln]) -> None:
+    """After a week and a bit, sources and results are gone and the ledger with them."""
+    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln.drop("a.pth")
+    kiln.run()
+    kiln.skip(6.9 * DAY)
+    assert kiln.results() == {"a.onnx", "a.json"}
+    kiln.skip(0.5 * DAY)
+    assert kiln.results() == set()
+    assert not (kiln.inbox / "a.pth").exists()
+    assert kiln.ledger.voices() == []
+
+
+def test_a_source_swept_is_not_missed_and_a_new_one_is_new(build: Callable[..., Kiln]) -> None:
+    """The same file dropped again after its sweep is converted again."""
+    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln.drop("a.pth")
+    kiln.run()
+    kiln.skip(9 * DAY)
+    assert not (kiln.inbox / "a.pth").exists()
+    kiln.drop("a.pth")
+    kiln.run(60)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
+def test_a_command_can_ask_for_a_sweep(build: Callable[..., Kiln]) -> None:
+    """`voicekiln sweep` beside a running daemon leaves the work to it."""
+    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln.drop("a.pth")
+    kiln.run(60)
+    kiln.wall += 8 * DAY
+    kiln.run(10)
+    assert kiln.results() != set()
+    kiln.ledger.set_fact("sweep wanted", "yes")
+    kiln.run(30)
+    assert kiln.results() == set()
+    assert kiln.ledger.fact("sweep wanted") is None
+
+
+# --- settings, status ------------------------------------------------------------------------------------------------
+
+
+def test_a_bad_configuration_is_refused_and_the_old_one_kept(kiln: Kiln) -> None:
+    """SIGHUP with a slip in the file changes nothing and says what is wrong; a good one is taken."""
+    path = kiln.at / "config.yaml"
+    path.write_text("settle: {quiet: soon}\n")
+    kiln.service.reload(path)
+    assert kiln.service.common.settings is kiln.settings
+    assert "settle.quiet" in str(kiln.log.of("config.refused"))
+    path.write_text("state: elsewhere\n")
+    kiln.service.reload(path)
+    assert "needs a restart" in str(kiln.log.of("config.refused"))
+    path.write_text("settle: {quiet: 9s}\n")
+    kiln.service.reload(path)
+    assert kiln.service.common.settings.settle == Settle(quiet=9.0)
+
+
+def test_one_line_tells_it_all(kiln: Kiln) -> None:
+    """The canonical line has outcome, family, bytes, seconds, fidelity and attempt."""
+    kiln.drop("a.pth")
+    kiln.run()
+    [line] = kiln.log.of("job.finished")
+    assert line["outcome"] == "converted"
+    assert line["snr_db"] == {"fp32": 123.4}
+    assert line["attempt"] == 1
+    assert set(line) >= {"file", "family", "variant", "bytes", "seconds", "recipe"}
+
+
+def test_the_sidecar_has_our_times(kiln: Kiln) -> None:
+    """Times are UTC and come from our own clock."""
+    kiln.drop("a.pth")
+    kiln.run()
+    times = kiln.read("a.json")["times"]
+    assert utc(kiln.voice("a.pth").first_seen) == times["first_seen"] < times["published"]
+
+
+def test_a_recipe_that_has_gone_from_the_configuration_does_no_harm(build: Callable[..., Kiln]) -> None:
+    """A voice seen under a recipe that a reload removed is converted by the default one."""
+    kiln = build(recipes={"default": Recipe("default"), "odd": Recipe("odd", ("fp16",))})
+    kiln.drop("odd/a.pth")
+    kiln.run(1)
+    kiln.service.common.settings = replace(kiln.settings, recipes={"default": Recipe("default")})
+    kiln.run(60)
+    assert kiln.read("odd/a.json")["recipe"]["name"] == "default"
