@@ -18,7 +18,7 @@ from voicekiln.worker.parent import Worker
 from voicekiln.worker.process import Patience
 from voicekiln.worker.wire import Convert, Finished, encode
 
-PATIENCE = Patience(ask_s=0.2, terminate_s=0.2, kill_s=2.0, drain_s=0.2)
+PATIENCE = Patience(ask_s=0.2, terminate_s=0.2, kill_s=60.0, drain_s=0.2)
 
 PRELUDE = """
 import json, os, signal, sys, time

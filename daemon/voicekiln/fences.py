@@ -43,7 +43,8 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
     found = [*_nested(settings), *_state_on_share(settings)]
     if make and not found:
         found += _make(settings)
-    found += _absent(settings)
+    told = {line.partition(":")[0] for line in found}
+    found += [line for line in _absent(settings) if line.partition(":")[0] not in told]
     if not found:
         found += _no_access(settings)
     return [*found, *_group(settings), *_synced(settings)]
@@ -101,7 +102,7 @@ def _absent(settings: Settings) -> Iterator[str]:
     for name in FOLDERS:
         folder: Path = getattr(settings, name)
         try:
-            os.stat(folder / "")  # noqa: PTH116 - the slash, which asks for a folder, does not survive in a Path
+            os.stat(f"{folder}/")  # noqa: PTH116 - the slash asks for a folder and does not survive in a Path
         except FileNotFoundError:
             if name not in settings.beside and name != "state":
                 yield (

@@ -225,6 +225,14 @@ def test_an_end_that_points_beyond_all_numbers_points_nowhere(offset: int) -> No
         incomplete(bytes(data))
 
 
+def test_a_part_that_lies_beyond_all_numbers_is_missing() -> None:
+    """An offset of 64 bits in the table itself."""
+    data = bytearray(wide(members_too=True))
+    offset_at = data.index(b"PK\1\2") + 46 + len("a") + 8 + 4 + 16
+    data[offset_at : offset_at + 8] = b"\xff" * 8
+    assert incomplete(bytes(data)) == "a part of it, 100 % of the way in, is missing or damaged"
+
+
 @given(st.binary(max_size=300).map(lambda tail: b"PK\3\4" + tail) | st.binary(max_size=300))
 def test_no_bytes_end_in_anything_but_an_answer(data: bytes) -> None:
     """Any file at all: a proof or `Incomplete`."""

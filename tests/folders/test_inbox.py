@@ -66,8 +66,9 @@ def test_links_are_never_followed(tmp_path: Path) -> None:
     (root / "loop").symlink_to(root)
     (root / "link.pth").symlink_to(tmp_path / "outside/secret.pth")
     (root / "dangling.pth").symlink_to("nowhere")
+    (root / "folder.pth").symlink_to(tmp_path / "outside")
     assert seen(root) == ["voice.pth"]
-    assert scan(root).odd == {PurePosixPath("link.pth"): "a link", PurePosixPath("dangling.pth"): "a link"}
+    assert scan(root).odd == {PurePosixPath(f"{name}.pth"): "a link" for name in ("dangling", "folder", "link")}
 
 
 def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:

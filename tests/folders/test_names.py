@@ -98,6 +98,20 @@ def test_junk_and_files_under_way_are_ignored(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "ending",
+    [
+        *("tmp", "temp", "part", "partial", "filepart", "crdownload", "download", "opdownload", "!sync", "!qb", "!ut"),
+        *("aria2", "insyncdl", "swp", "kate-swp"),
+    ],
+)
+def test_a_file_under_way_is_told_from_any_other_file(ending: str) -> None:
+    """Who asks why nothing happens learns that a copy is not finished."""
+    why = verdict(f"voice.pth.{ending}")
+    assert isinstance(why, Ignored)
+    assert why.why.startswith("a temporary file")
+
+
+@pytest.mark.parametrize(
     "name",
     [
         *("@eaDir", "@tmp", "@sharebin", "#recycle", "#snapshot", ".SynologyWorkingDirectory", "$RECYCLE.BIN"),

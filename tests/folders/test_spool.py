@@ -299,6 +299,25 @@ def test_nothing_but_a_plain_file_is_opened(inbox: Path) -> None:
         assert caught.value.found == {"what": what}
 
 
+@pytest.mark.parametrize("change", [linked, piped, Path.unlink], ids=["link", "pipe", "removed"])
+def test_what_is_swapped_between_the_look_and_the_opening_is_not_read(
+    inbox: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    """The look said that it is a plain file; the opening follows no link all the same and does not wait."""
+    (inbox / "voice.pth").write_bytes(archive())
+    stat = os.stat
+
+    def swapping(path: str, *, dir_fd: int, follow_symlinks: bool) -> os.stat_result:
+        before = stat(path, dir_fd=dir_fd, follow_symlinks=follow_symlinks)
+        monkeypatch.undo()
+        change(inbox / "voice.pth")
+        return before
+
+    monkeypatch.setattr(os, "stat", swapping)
+    with pytest.raises((Changed, NotAFile)):
+        open_source(inbox, VOICE)
+
+
 def test_no_path_leads_out_of_the_inbox(inbox: Path) -> None:
     """Neither by its own parts nor through a link on the way."""
     (inbox.parent / "secret").write_bytes(b"x")

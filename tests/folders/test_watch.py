@@ -123,22 +123,25 @@ def test_a_root_that_was_deleted_is_not_healthy(watch: Watch, tmp_path: Path, wo
     _until(lambda: not watch.healthy())
 
 
-def test_a_dead_thread_is_noticed(watch: Watch) -> None:
-    """The observer itself still claims to be alive then."""
-    assert watch._observer is not None
-    (emitter,) = watch._observer.emitters
-    emitter.stop()
-    emitter.join(PATIENCE_S)
-    assert watch._observer.is_alive()
+@pytest.mark.parametrize("dead", ["observer", "emitter", "reader"])
+def test_a_dead_thread_is_noticed(watch: Watch, monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
+    """Each of the three can end without the others; nothing else would tell."""
+    observer = watch._observer
+    assert observer is not None
+    (emitter,) = observer.emitters
+    thread = {"observer": observer, "emitter": emitter, "reader": observer._inotify_fd}[dead]
+    monkeypatch.setattr(thread, "is_alive", lambda: False)
     assert not watch.healthy()
+    monkeypatch.undo()
+    assert watch.healthy()
 
 
 def test_a_watch_of_fewer_folders_than_there_are_is_not_healthy(watch: Watch, tmp_path: Path) -> None:
     """One watch each; junk folders may have one too."""
     for name in ("a", "b", "@eaDir"):
         (tmp_path / "inbox" / name).mkdir()
-    _until(lambda: watch.healthy(scan(tmp_path / "inbox").folders))
-    assert watch.healthy(4)
+    _until(lambda: watch.healthy(4))
+    assert watch.healthy(scan(tmp_path / "inbox").folders)
     assert not watch.healthy(5)
 
 

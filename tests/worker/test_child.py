@@ -3,33 +3,39 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from stub_worker import Bench, ending, exists, has, vanishes
+from stub_worker import Bench, convert, ending, exists, has, vanishes
+from tiny_voices import write_tiny
 from voicekiln.errors import Empty
-from voicekiln.job import Refused, Stage
+from voicekiln.job import STAGES, Converted, Recipe, Refused, Stage
 from voicekiln.worker.child import serve, show_gpu
-from voicekiln.worker.keeper import Ended, Left
+from voicekiln.worker.keeper import At, Ended, Left
 from voicekiln.worker.wire import (
     MAX_LINE,
     Answer,
+    Convert,
     Declined,
     Entered,
     Inspect,
     Looked,
     Ready,
     Request,
+    Sample,
     Troubled,
     decode_answer,
     encode,
@@ -78,7 +84,10 @@ def test_a_refusal_is_no_trouble() -> None:
 
 def graphics_memory() -> Exception:
     """Return what torch raises when a GPU is full."""
-    return type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})("CUDA out of memory. Tried ...")
+    kind = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})
+    error = kind("CUDA out of memory. Tried ...")
+    assert isinstance(error, RuntimeError)
+    return error
 
 
 TROUBLES = {
@@ -97,9 +106,9 @@ TROUBLES = {
 @pytest.mark.parametrize(("error", "outside", "words"), TROUBLES.values(), ids=TROUBLES)
 def test_trouble_is_told_and_the_process_goes(
     error: Exception,
-    outside: bool,
+    outside: bool,  # noqa: FBT001 - a column of the table
     words: str,
-    capsys: pytest.CaptureFixture[str],  # noqa: FBT001 - a column of the table
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """With a reason for people on the wire, and a traceback for us on standard error."""
     status, answers = served(error, LOOK, LOOK)
@@ -148,7 +157,8 @@ def test_the_device_decides_which_gpu_is_seen(
 def python(body: str, *arguments: str, **settings: Any) -> subprocess.Popen[bytes]:
     """Start a process that imports the child's parts, but no torch."""
     code = "import json, os, sys, time\nfrom voicekiln.worker.child import *\n" + textwrap.dedent(body)
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, **settings)
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, **settings)  # noqa: S603 - our own words
 
 
 def test_prints_do_not_get_between_the_answers() -> None:
@@ -210,17 +220,15 @@ def test_it_takes_little_and_gives_way() -> None:
     }
 
 
-TIED = """
-import subprocess, sys, time
-code = "import os; from voicekiln.worker.child import humble; humble(int(os.sys.argv[1])); print(os.getpid(), flush=True); import time; time.sleep(60)"
-subprocess.Popen([sys.executable, "-c", code, str(__import__("os").getpid())])
-time.sleep(60)
-"""
-
-
 def test_it_dies_with_its_parent() -> None:
     """The kernel sees to it, even where nothing is closed and nobody can say anything any more."""
-    with subprocess.Popen([sys.executable, "-c", TIED], stdout=subprocess.PIPE) as parent:
+    body = """
+        if (child := os.fork()) == 0:
+            humble(os.getppid())
+            print(os.getpid(), flush=True)
+        time.sleep(60)
+    """
+    with python(body) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
         assert exists(child)
@@ -251,6 +259,35 @@ class TestRealWorker:
         assert got.refusal.code == "empty"
         (left,) = [event for event in bench.worker.close(5.0) if isinstance(event, Left)]
         assert left.wanted
+
+    def test_it_converts_a_voice_at_both_precisions(self, tmp_path: Path) -> None:
+        """The files lie in the staging folder as it says, for nobody else to read."""
+        source = write_tiny(tmp_path / "voice.pth")
+        request = convert(tmp_path, recipe=Recipe("both", ("fp32", "fp16")))
+        request = Convert(replace(request.job, source=source))
+        bench = Bench(None, start_s=120, stage_s=120, memory_bytes=8 * 10**9)
+        bench.worker.begin(request, time.monotonic())
+        events = bench.until(has(Ended), 120)
+        got = ending(events)
+        assert isinstance(got, Converted), events
+        for file in got.conversion.files:
+            path = request.job.staging / file.name
+            assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
+            assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert sorted(path.name for path in request.job.staging.iterdir()) == ["fp16.onnx", "fp32.onnx"]
+        assert list(dict.fromkeys(event.stage for event in events if isinstance(event, At))) == list(STAGES)
+        bench.worker.close(5.0)
+
+    def test_it_writes_a_sample(self, tmp_path: Path) -> None:
+        """Which it then knows as a voice."""
+        bench = Bench(None, start_s=120, stage_s=120, memory_bytes=8 * 10**9)
+        bench.worker.begin(Sample("s", tmp_path / "sample.pth"), time.monotonic())
+        assert isinstance(ending(bench.until(has(Ended), 120)), Looked)
+        bench.worker.begin(Inspect("i", tmp_path / "sample.pth"), time.monotonic())
+        got = ending(bench.until(has(Ended), 120))
+        assert isinstance(got, Looked)
+        assert got.model["family"] == "rvc"
+        bench.worker.close(5.0)
 
     def test_a_daemon_that_is_killed_leaves_no_worker_behind(self, tmp_path: Path) -> None:
         """Not even one that has not got ready yet."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from voicekiln.errors import BadNumbers, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings
 from voicekiln.families.base import Claim, Exportable, NotMine, Outline, TensorInfo
-from voicekiln.families.rvc_config import read_rate
+from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
 from voicekiln.job import Precision
 from voicekiln.nets.weight_norm import fold, older_spelling
@@ -27,7 +27,7 @@ MARKS = ("enc_p.emb_phone.weight", "enc_p.emb_pitch.weight")
 """Tensors that RVC has and no relative of it."""
 WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 
-OWN_VOCODERS = frozenset({"", "default", "hifigan", "nsfhifigan", "hifigannsf"})
+OWN_VOCODERS = frozenset({"", "none", "default", "hifigan", "nsfhifigan", "hifigannsf"})
 """RVC's own decoder under the names that tools give it, letters and digits only."""
 VOCODER_MARKS = (
     ("MRF HiFi-GAN", ("dec.mrfs.", "dec.upsamples.")),
@@ -46,7 +46,7 @@ TRAINING_NOTE = (
     "This is a training checkpoint (usually named G_….pth), about eight times the size of a finished voice; "
     "the voice in it was converted and the rest left out."
 )
-TRUE = frozenset({"1", "True", "true"})
+TRUE = frozenset({"1", "true"})
 """Ways to say that a voice has f0."""
 MAX_EXTRA = 40
 MAX_EXTRA_TEXT = 200
@@ -115,9 +115,9 @@ def _check_vocoder(outline: Outline) -> None:
             raise UnknownVocoder(vocoder=vocoder)
     if any(name.startswith("dec.") and name.endswith((".alpha", ".beta")) for name in outline.tensors):
         raise UnknownVocoder(vocoder="BigVGAN")
-    said = outline.rest.get("vocoder")
-    if said is not None and "".join(filter(str.isalnum, str(said).lower())) not in OWN_VOCODERS:
-        raise UnknownVocoder(vocoder=plain(str(said)[:60]))
+    said = shown(outline.rest.get("vocoder", ""))
+    if "".join(filter(str.isalnum, said.lower())) not in OWN_VOCODERS:
+        raise UnknownVocoder(vocoder=said)
 
 
 def _check_finite(weights: Mapping[str, torch.Tensor]) -> None:
@@ -188,14 +188,12 @@ def _opening(outline: Outline) -> tuple[str, ...]:
 
 def _disagreements(outline: Outline, settings: Settings) -> list[str]:
     """Return a sentence for each entry of the file that its weights prove wrong."""
-    version, said = VERSIONS[settings.features], {key: outline.rest.get(key) for key in ("version", "f0", "sr")}
+    rest, version = outline.rest, VERSIONS[settings.features]
     notes = []
-    if said["version"] not in (None, version):
-        notes.append(f"The file calls itself version {plain(str(said['version'])[:20])}, its weights are {version}.")
-    if said["f0"] is not None and (str(said["f0"]) in TRUE) != settings.f0:
+    if rest.get("version") not in (None, version):
+        notes.append(f"The file calls itself version {shown(rest['version'])}, its weights are {version}.")
+    if rest.get("f0") is not None and (shown(rest["f0"]).lower() in TRUE) != settings.f0:
         notes.append(f"The file says that it is a voice {'without' if settings.f0 else 'with'} f0, its weights do not.")
-    if said["sr"] is not None and read_rate(said["sr"]) != settings.sample_rate:
-        notes.append(
-            f"The file says {plain(str(said['sr'])[:20])} for its sample rate; {settings.sample_rate} Hz was used."
-        )
+    if rest.get("sr") is not None and read_rate(rest["sr"]) != settings.sample_rate:
+        notes.append(f"The file says {shown(rest['sr'])} for its sample rate; {settings.sample_rate} Hz was used.")
     return notes

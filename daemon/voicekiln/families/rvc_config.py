@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TypeGuard
 
 from voicekiln.errors import Contradiction, UnknownVocoder, plain
 
@@ -14,8 +15,11 @@ LENGTHS = (18, 19)
 """The fork puts the width of the features before the sample rate; all that is read here stands before both or last."""
 MAX_RATE = 400_000
 """Hz."""
+HUGE = 1e15
 MAX_NUMBER = 65_536
 MAX_LIST = 16
+
+Values = list[object] | tuple[object, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +52,13 @@ def read_config(raw: object) -> Config:
     """
     if not isinstance(raw, list | tuple) or len(raw) not in LENGTHS:
         raise Contradiction(what="its settings (config) are not the 18 values that RVC writes")
-    if str(raw[9]) != "1":
-        raise UnknownVocoder(vocoder=f"HiFi-GAN with residual blocks of kind {plain(str(raw[9])[:20])}")
+    match raw[9]:
+        case "1" | 1:
+            pass
+        case "2" | 2:
+            raise UnknownVocoder(vocoder="HiFi-GAN with residual blocks of kind 2")
+        case other:
+            raise _wrong(9, other)
     rate = read_rate(raw[-1])
     if rate is None:
         raise _wrong(len(raw) - 1, raw[-1])
@@ -61,7 +70,7 @@ def read_config(raw: object) -> Config:
         layers=_number(raw, 6),
         kernel=_number(raw, 7),
         block_kernels=_numbers(raw, 10),
-        dilations=tuple(_numbers(_list(raw, 11), at) for at in range(len(_list(raw, 11)))),
+        dilations=_lists(raw, 11),
         rates=_numbers(raw, 12),
         initial=_number(raw, 13),
         up_kernels=_numbers(raw, 14),
@@ -80,28 +89,55 @@ def read_rate(raw: object) -> int | None:
     return raw if isinstance(raw, int) and not isinstance(raw, bool) and 0 < raw <= MAX_RATE else None
 
 
-def _number(raw: list[object] | tuple[object, ...], at: int) -> int:
+def shown(value: object) -> str:
+    """Return any value from a file as a person may read it: short, on one line, and without work for huge numbers."""
+    match value:
+        case str():
+            return plain(value[:60])
+        case bool() | None:
+            return str(value)
+        case int() | float() if abs(value) < HUGE:
+            return str(value)
+        case int() | float():
+            return "a huge number"
+        case _:
+            return f"a {type(value).__name__}"
+
+
+def _number(raw: Values, at: int) -> int:
     value = raw[at]
-    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NUMBER:
+    if not _fits(value):
         raise _wrong(at, value)
     return value
 
 
-def _list(raw: list[object] | tuple[object, ...], at: int) -> list[object] | tuple[object, ...]:
+def _list(raw: Values, at: int) -> Values:
     value = raw[at]
     if not isinstance(value, list | tuple) or not 0 < len(value) <= MAX_LIST:
         raise _wrong(at, value)
     return value
 
 
-def _numbers(raw: list[object] | tuple[object, ...], at: int) -> tuple[int, ...]:
-    value = _list(raw, at)
-    return tuple(_number(value, i) for i in range(len(value)))
+def _numbers(raw: Values, at: int) -> tuple[int, ...]:
+    return _checked(_list(raw, at), at)
+
+
+def _lists(raw: Values, at: int) -> tuple[tuple[int, ...], ...]:
+    values = _list(raw, at)
+    return tuple(_checked(_list(values, i), at) for i in range(len(values)))
+
+
+def _checked(values: Values, at: int) -> tuple[int, ...]:
+    for value in values:
+        if not _fits(value):
+            raise _wrong(at, value)
+    return tuple(value for value in values if _fits(value))
+
+
+def _fits(value: object) -> TypeGuard[int]:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 < value <= MAX_NUMBER
 
 
 def _wrong(at: int, value: object) -> Contradiction:
     """Return the refusal for the value at a position, counted from 1 for the person."""
-    shown = plain(value[:40]) if isinstance(value, str) else type(value).__name__
-    if isinstance(value, int | float):
-        shown = f"{value:.6g}" if abs(value) < MAX_RATE * 100 else "a huge number"
-    return Contradiction(what=f"value {at + 1} of its settings (config) is {shown}, which cannot be")
+    return Contradiction(what=f"value {at + 1} of its settings (config) is {shown(value)}, which cannot be")

@@ -14,6 +14,7 @@ import torch
 
 from voicekiln.errors import Contradiction, plain
 from voicekiln.families.base import TensorInfo
+from voicekiln.families.rvc_config import shown
 from voicekiln.nets.attention import Encoder
 from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
@@ -144,4 +145,4 @@ def _check_pair(name: str, g: TensorInfo, v: TensorInfo | None) -> None:
 
 def _words(shape: Shape) -> str:
     """Return a shape as a person writes it; a hostile one is cut."""
-    return " x ".join(plain(str(size)[:24]) for size in shape[:6]) or "()"
+    return " x ".join(map(shown, shape[:6])) or "()"

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from statistics import mode
 from typing import Any
 
 from voicekiln.errors import Contradiction, UnknownVocoder
@@ -85,11 +86,15 @@ def _measure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     per_step = blocks // max(steps, 1)
     if blocks != steps * per_step or not blocks:
         raise contradiction([f"its decoder has {steps} upsampling steps and {blocks} residual blocks"])
-    hidden, features = _shape(shapes, "enc_p.emb_phone.weight", 2)
-    filter_channels, _, kernel = _shape(shapes, "enc_p.encoder.ffn_layers.0.conv_1.weight", 3)
+    width, features = _shape(shapes, "enc_p.emb_phone.weight", 2)
+    twice, normed, _ = _shape(shapes, "enc_p.proj.weight", 3)
+    half = _shape(shapes, "flow.flows.0.pre.weight", 3)[1]
+    filter_channels, fed, kernel = _shape(shapes, "enc_p.encoder.ffn_layers.0.conv_1.weight", 3)
     _, offsets, head = _shape(shapes, "enc_p.encoder.attn_layers.0.emb_rel_k", 3)
-    initial, channels, _ = _shape(shapes, "dec.conv_pre.weight", 3)
+    initial, decoded, _ = _shape(shapes, "dec.conv_pre.weight", 3)
     speakers, gin_channels = _shape(shapes, "emb_g.weight", 2)
+    # Taken by majority, so that one wrong tensor is found out and not all the others.
+    hidden, channels = mode((width, normed, fed)), mode((decoded, twice // 2, half * 2))
     if hidden % head or offsets % 2 == 0 or offsets == 1:
         raise contradiction([f"relative attention of the size {offsets} x {head} does not fit {hidden} channels"])
     return {

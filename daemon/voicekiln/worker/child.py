@@ -193,6 +193,7 @@ def _workshop(memory_bytes: int, threads: int | None) -> tuple[Work, Ready]:
     import torch  # noqa: PLC0415 - only now is the process harmless
 
     from voicekiln.convert import device, pipeline  # noqa: PLC0415 - as above
+    from voicekiln.families import sample  # noqa: PLC0415 - as above
 
     if threads or "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
@@ -208,7 +209,8 @@ def _workshop(memory_bytes: int, threads: int | None) -> tuple[Work, Ready]:
             case Inspect(name, source):
                 return Looked(name, *pipeline.inspect(source))
             case Sample(name, target):
-                raise NotImplementedError(str(target) + name)
+                sample.write_sample(target, seed=0)
+                return Looked(name, {}, ())
 
     return work, ready
 

@@ -121,7 +121,7 @@ class Worker:
             return NEVER
         if self._task is not None and not self._task.bound and not (self._shift.going or self._shift.draining):
             return now  # it died while it was idle, and that was not noticed yet
-        return self._shift.next_due()
+        return self._shift.next_due(now)
 
     def stop(self, now: float) -> None:
         """See `Keeper`."""

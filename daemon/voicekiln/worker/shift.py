@@ -16,6 +16,10 @@ from voicekiln.worker.process import Patience, Process, Rung, how_it_ended
 from voicekiln.worker.wire import Ready
 
 MEMORY_EVERY_S = 0.5
+
+DYING_S = 0.02
+"""Between two looks at a process that has closed its output."""
+
 NEVER = float("inf")
 
 
@@ -109,11 +113,13 @@ class Shift:
             return self._buried() if heard_out or now >= self._drained_by else None
         return self._given_up() if self.process.rung is Rung.GIVE_UP else None
 
-    def next_due(self) -> float:
+    def next_due(self, now: float) -> float:
         """Return when `watch` has something to do."""
+        # The kernel closes a dying process's pipes a moment before it says that it is dead, and says so to nobody.
+        soon = now + DYING_S if self.process.listener.answers_ended and not self.draining else NEVER
         if self.going or self.draining:
-            return min(self.process.due, self._drained_by)
-        return min(self._deadline, self._idle_by, self._memory_by, self._mute_by)
+            return min(self.process.due, self._drained_by, soon)
+        return min(self._deadline, self._idle_by, self._memory_by, self._mute_by, soon)
 
     def _judge(self, now: float) -> None:
         """See whether a living process has to go, or has had its time to."""

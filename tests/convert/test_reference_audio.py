@@ -1,0 +1,121 @@
+"""The files make the sound that RVC's original code makes of the same weights: eight voices, at full size.
+
+The references were made with the source's additive noise at zero. The noise node of the published file draws it,
+so it is turned down to nothing in a copy of the file (exactly zero makes ONNX Runtime's CPU provider abort).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import reference_voices
+from onnx import numpy_helper
+
+from voicekiln import families
+from voicekiln.convert.checkpoint import open_checkpoint
+from voicekiln.convert.device import CPU
+from voicekiln.convert.graph import export, noise_nodes
+from voicekiln.convert.pipeline import convert
+from voicekiln.convert.verify import open_session, verify
+from voicekiln.families.base import Exportable
+from voicekiln.job import Recipe
+
+QUIET = 1e-20
+LONG = 3000
+"""Frames: thirty seconds."""
+
+
+def quiet(model: onnx.ModelProto) -> bytes:
+    """Return the model's bytes with its noise turned down to nothing."""
+    for node in noise_nodes(model.graph):
+        node.attribute.append(onnx.helper.make_attribute("scale", QUIET))
+    return bytes(model.SerializeToString())
+
+
+def likeness(model: onnx.ModelProto, name: str) -> list[float]:
+    """Return the signal-to-noise ratios of the model's audio against the original's, for both runs."""
+    session = open_session(quiet(model), CPU)
+    wanted = [each.name for each in session.get_inputs()]
+    return [
+        reference_voices.ac_snr_db(run["audio"], session.run(["audio"], {key: run[key] for key in wanted})[0])
+        for run in reference_voices.runs(name)
+    ]
+
+
+@pytest.fixture(scope="module", params=reference_voices.names())
+def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
+    """Convert a reference voice into both precisions; yield its name and the folder."""
+    folder = tmp_path_factory.mktemp(request.param)
+    source = reference_voices.write_checkpoint(request.param, folder / "voice.pth")
+    with source.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    convert(source, sha256, Recipe("both", ("fp32", "fp16")), folder, lambda _: None)
+    yield request.param, folder
+    for path in folder.iterdir():  # 220 MB each
+        path.unlink()
+
+
+@pytest.mark.parametrize(("precision", "wanted_db"), [("fp32", 100), ("fp16", 55)])
+def test_the_file_sounds_as_the_original(converted: tuple[str, Path], precision: str, wanted_db: int) -> None:
+    """Both lengths of the reference, neither of them traced."""
+    name, folder = converted
+    assert min(likeness(onnx.load(folder / f"{precision}.onnx"), name)) >= wanted_db
+
+
+def test_half_precision_takes_half_the_room(converted: tuple[str, Path]) -> None:
+    """About 55 MB in place of 110."""
+    _, folder = converted
+    sizes = [(folder / f"{precision}.onnx").stat().st_size for precision in ("fp16", "fp32")]
+    assert 0.49 < sizes[0] / sizes[1] < 0.53
+
+
+@pytest.fixture(scope="module")
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Exportable:
+    """Return the network of one reference voice."""
+    checkpoint = open_checkpoint(
+        reference_voices.write_checkpoint("rvc-v2-40k-f0", tmp_path_factory.mktemp("voice") / "voice.pth")
+    )
+    family, claim = families.choose(checkpoint.outline)
+    return family.build(claim, {name: tensor.clone() for name, tensor in checkpoint.tensors.items()})
+
+
+def test_thirty_seconds_agree_with_the_network(tmp_path: Path, voice: Exportable) -> None:
+    """Phase does not drift apart over a long piece with a long unvoiced gap."""
+    path = tmp_path / "fp32.onnx"
+    path.write_bytes(export(voice, 17).SerializeToString())
+    [fidelity] = verify(path, voice, "fp32", [CPU], (LONG,))
+    assert fidelity.snr_db >= 80
+
+
+def turned_flow(model: onnx.ModelProto) -> None:
+    """Run one coupling of the flow the other way: add what should be subtracted."""
+    [*_, node] = [node for node in model.graph.node if node.name.startswith("/flow/") and node.op_type == "Sub"]
+    node.op_type = "Add"
+
+
+def wrong_padding(model: onnx.ModelProto) -> None:
+    """Shift the first convolution of the decoder by one frame."""
+    node = next(node for node in model.graph.node if node.name == "/dec/conv_pre/Conv")
+    pads = next(attribute for attribute in node.attribute if attribute.name == "pads")
+    pads.ints[:] = [pads.ints[0] + 1, pads.ints[1] - 1]
+
+
+def swapped_speaker(model: onnx.ModelProto) -> None:
+    """Exchange the first speakers' rows."""
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "emb_g.weight")
+    rows = numpy_helper.to_array(tensor)[::-1]
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(rows), tensor.name))
+
+
+@pytest.mark.parametrize("flaw", [turned_flow, wrong_padding, swapped_speaker])
+def test_the_reference_would_notice(voice: Exportable, flaw: object) -> None:
+    """Each of the classical mistakes is planted in a right graph and brings it far below the mark."""
+    model = export(voice, 17)
+    assert callable(flaw)
+    flaw(model)
+    assert max(likeness(model, "rvc-v2-40k-f0")) < 30

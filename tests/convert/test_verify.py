@@ -1,0 +1,334 @@
+"""A file that is not the network is not published; each way to differ is planted and found."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from convert import small_networks
+from onnx import numpy_helper
+
+from voicekiln.convert import verify as verify_module
+from voicekiln.convert.device import CPU
+from voicekiln.convert.graph import TRACED_FRAMES, BadGraphError, export, noise_nodes
+from voicekiln.convert.halve import halve
+from voicekiln.convert.verify import BEST_DB, LENGTHS, difference, open_session, verify
+from voicekiln.errors import NotFaithful
+from voicekiln.families.base import Exportable
+from voicekiln.nets.noise import Noise
+
+PROVIDERS = [CPU]
+
+
+def written(tmp_path: Path, model: onnx.ModelProto) -> Path:
+    """Write the model and return its path."""
+    path = tmp_path / "fp32.onnx"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def weight(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
+    """Return one of the model's weights."""
+    return next(tensor for tensor in model.graph.initializer if tensor.name == name)
+
+
+def node(model: onnx.ModelProto, op_type: str) -> onnx.NodeProto:
+    """Return the first node of a kind."""
+    return next(node for node in model.graph.node if node.op_type == op_type)
+
+
+def test_a_faithful_file_passes_with_its_figures(tmp_path: Path) -> None:
+    """The figures name provider, lengths and the worst of them; nothing was run at the traced length."""
+    voice = small_networks.voice()
+    [fidelity] = verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+    assert (fidelity.provider, fidelity.frames, fidelity.wanted_db) == (CPU, LENGTHS, 100.0)
+    assert 100 <= fidelity.snr_db <= BEST_DB
+    assert 0 <= fidelity.max_abs < 1e-4
+    assert len(LENGTHS) >= 2
+    assert TRACED_FRAMES not in LENGTHS
+
+
+def test_noise_is_compared_and_not_left_out(tmp_path: Path) -> None:
+    """Two draws, the second multiplied by the first, agree at every length: shapes, order and seeds are right."""
+    voice = small_networks.two_noises()
+    path = written(tmp_path, export(voice, 17))
+    assert verify(path, voice, "fp32", PROVIDERS, (30, 41, 41, 25))[0].snr_db > 130
+
+
+def test_the_noise_is_the_files_own(tmp_path: Path) -> None:
+    """With another seed in the file the same check fails: it would not notice noise that is replayed from nowhere."""
+    voice = small_networks.two_noises()
+    model = export(voice, 17)
+    noises = noise_nodes(model.graph)
+    path = written(tmp_path, model)
+    seeds = [a for n in noises for a in n.attribute if a.name == "seed"]
+    seeds[0].f, seeds[1].f = 3.0, 4.0
+    real = verify_module._noise_source
+    verify(written(tmp_path, model), voice, "fp32", PROVIDERS)  # the file's own seeds are read, whatever they are
+
+    def another(node: onnx.NodeProto, provider: str) -> verify_module.Draw:
+        changed = onnx.NodeProto()
+        changed.CopyFrom(node)
+        next(a for a in changed.attribute if a.name == "seed").f += 1
+        return real(changed, provider)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_module, "_noise_source", another)
+        with pytest.raises(NotFaithful):
+            verify(path, voice, "fp32", PROVIDERS)
+
+
+def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
+    """Afterwards its noise is random again, also when the file was refused."""
+    voice = small_networks.voice()
+    noise = voice.module.get_submodule(voice.noises[0])
+    assert isinstance(noise, Noise)
+    path = written(tmp_path, export(voice, 17))
+    verify(path, voice, "fp32", PROVIDERS)
+    with pytest.raises(NotFaithful):
+        verify(path, replace(voice, wanted_db={"fp32": 190.0}), "fp32", PROVIDERS)
+    assert noise.replay is None
+    assert not noise._forward_pre_hooks
+
+
+def wrong_weight(model: onnx.ModelProto) -> None:
+    """Change one number by one per cent."""
+    tensor = weight(model, "dec.conv_pre.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[3, 2, 1] *= 1.01
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def other_weights(model: onnx.ModelProto) -> None:
+    """Take all weights from another voice."""
+    for mine, other in zip(
+        model.graph.initializer, export(small_networks.voice(seed=1), 17).graph.initializer, strict=True
+    ):
+        mine.CopyFrom(other)
+
+
+def nan_weight(model: onnx.ModelProto) -> None:
+    """Make one number NaN."""
+    tensor = weight(model, "dec.up.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[0, 0, 0] = np.nan
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def infinite_weight(model: onnx.ModelProto) -> None:
+    """Make the output infinite."""
+    node(model, "Tanh").op_type = "Exp"
+    last = [n for n in model.graph.node if n.output[0] == "audio"][0]
+    last.op_type = "Reciprocal"
+    tensor = weight(model, "dec.conv_post.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0, tensor.name))
+
+
+def wrong_noise_scale(model: onnx.ModelProto) -> None:
+    """Make the noise a tenth louder."""
+    node(model, "RandomNormalLike").attribute.append(onnx.helper.make_attribute("scale", 1.1))
+
+
+def no_noise(model: onnx.ModelProto) -> None:
+    """Silence the noise, nearly: at a scale of exactly zero ONNX Runtime's CPU provider aborts the process."""
+    node(model, "RandomNormalLike").attribute.append(onnx.helper.make_attribute("scale", 1e-20))
+
+
+def swapped_sign(model: onnx.ModelProto) -> None:
+    """Turn the audio upside down: as loud, as spread, all wrong."""
+    last = next(n for n in model.graph.node if n.output[0] == "audio")
+    last.output[0] = "before"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["before"], ["audio"], "neg"))
+
+
+def silent(model: onnx.ModelProto) -> None:
+    """Make no sound at all."""
+    tensor = weight(model, "dec.conv_post.weight")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) * 0, tensor.name))
+
+
+def offset(model: onnx.ModelProto) -> None:
+    """Add a constant: it is no signal in the reference, but it is an error in the file."""
+    tensor = weight(model, "dec.conv_post.bias")
+    tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor) + np.float32(1e-3), tensor.name))
+
+
+def one_length(model: onnx.ModelProto) -> None:
+    """Fix the graph at the traced length."""
+    shape = next(n for n in model.graph.node if n.op_type == "Shape" and n.input[0] == "phone")
+    fixed = numpy_helper.from_array(np.array([1, TRACED_FRAMES, small_networks.FEATURES]))
+    shape.CopyFrom(onnx.helper.make_node("Constant", [], list(shape.output), shape.name, value=fixed))
+
+
+def cut_off(model: onnx.ModelProto) -> None:
+    """Give fewer samples than the network does."""
+    last = next(n for n in model.graph.node if n.output[0] == "audio")
+    last.output[0] = "before"
+    for name, value in (("from", [0]), ("to", [-1]), ("axis", [2])):
+        model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+    model.graph.node.append(onnx.helper.make_node("Slice", ["before", "from", "to", "axis"], ["audio"], "cut"))
+
+
+FLAWS = [
+    wrong_weight, other_weights, nan_weight, infinite_weight, wrong_noise_scale, no_noise, swapped_sign, silent, offset,
+    one_length, cut_off,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("flaw", FLAWS)
+def test_a_file_that_differs_is_refused(tmp_path: Path, flaw: Callable[[onnx.ModelProto], None]) -> None:
+    """Each flaw is planted in a file that passed before, and found."""
+    voice = small_networks.voice()
+    model = export(voice, 17)
+    verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
+    flaw(model)
+    with pytest.raises(NotFaithful) as caught:
+        verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
+    assert caught.value.found["precision"] == "fp32"
+    assert caught.value.found["frames"] in {0, *LENGTHS}
+
+
+def test_a_network_that_gives_nan_is_refused(tmp_path: Path) -> None:
+    """NaN on both sides is no agreement."""
+    voice = small_networks.voice()
+    path = written(tmp_path, export(voice, 17))
+    with torch.no_grad():
+        dict(voice.module.named_parameters())["dec.conv_post.bias"].fill_(math.nan)
+    with pytest.raises(NotFaithful):
+        verify(path, voice, "fp32", PROVIDERS)
+    with pytest.raises(NotFaithful):
+        verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+
+
+def test_silence_is_no_proof(tmp_path: Path) -> None:
+    """A voice that says nothing agrees with everything that says nothing, so it does not pass."""
+    voice = small_networks.voice()
+    with torch.no_grad():
+        dict(voice.module.named_parameters())["dec.conv_post.weight"].zero_()
+    with pytest.raises(NotFaithful) as caught:
+        verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+    assert caught.value.found["snr_db"] == "no"
+
+
+def test_the_worst_length_counts(tmp_path: Path) -> None:
+    """A file that is right at one length only is refused for the other."""
+    voice = small_networks.voice()
+    deaf = export(voice, 17)
+    node(deaf, "Unsqueeze").input[0] = "at_most"  # of the lengths: what lies beyond the traced length is masked
+    deaf.graph.initializer.append(numpy_helper.from_array(np.array([TRACED_FRAMES]), "traced"))
+    deaf.graph.node.insert(0, onnx.helper.make_node("Min", ["phone_lengths", "traced"], ["at_most"], "min"))
+    path = written(tmp_path, deaf)
+    assert verify(path, voice, "fp32", PROVIDERS, (TRACED_FRAMES,))
+    with pytest.raises(NotFaithful) as caught:
+        verify(path, voice, "fp32", PROVIDERS, (TRACED_FRAMES, 40))
+    assert caught.value.found["frames"] == 40
+
+
+def test_half_precision_has_its_own_measure(tmp_path: Path) -> None:
+    """A half file passes as half and not as float32."""
+    voice = small_networks.voice()
+    path = written(tmp_path, halve(export(voice, 17), voice.in_float32))
+    assert verify(path, voice, "fp16", PROVIDERS)[0].wanted_db == 55
+    with pytest.raises(NotFaithful):
+        verify(path, voice, "fp32", PROVIDERS)
+
+
+def test_a_file_that_does_not_load_is_refused(tmp_path: Path) -> None:
+    """What ONNX Runtime says about it is for the log; the person hears that it was not published."""
+    voice = small_networks.voice()
+    model = export(voice, 17)
+    node(model, "Sin").op_type = "Sinus"
+    with pytest.raises(NotFaithful) as caught:
+        verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
+    assert caught.value.found["frames"] == 0
+
+
+@pytest.mark.parametrize("change", ["name", "order", "axis", "dtype"])
+def test_another_interface_is_caught(tmp_path: Path, change: str) -> None:
+    """The session's own view of names, order, types and axes is compared."""
+    voice = small_networks.voice()
+    path = written(tmp_path, export(voice, 17))
+    first, second, third = voice.inputs
+    inputs = {
+        "name": (replace(first, name="feats"), second, third),
+        "order": (first, third, second),
+        "axis": (first, second, replace(third, axes=(1, "pitches"))),
+        "dtype": (first, replace(second, dtype="int32"), third),
+    }[change]
+    with pytest.raises(NotFaithful) as caught:
+        verify(path, replace(voice, inputs=inputs), "fp32", PROVIDERS)
+    assert "wanted are" in str(caught.value.__cause__)
+
+
+def test_too_little_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A graphics card that other programs fill is tried again later; a refusal would be final."""
+    voice = small_networks.voice()
+    path = written(tmp_path, export(voice, 17))
+
+    def full(*_: object) -> None:
+        raise verify_module.ORT_ERRORS[1]("BFCArena: Available memory of 0 is smaller; failed to allocate memory")
+
+    monkeypatch.setattr(verify_module, "open_session", full)
+    with pytest.raises(MemoryError):
+        verify(path, voice, "fp32", PROVIDERS)
+
+
+def test_a_provider_that_is_not_there_is_noticed(tmp_path: Path) -> None:
+    """ONNX Runtime would quietly use the CPU instead."""
+    voice = small_networks.voice()
+    path = written(tmp_path, export(voice, 17))
+    with pytest.raises((BadGraphError, ValueError)), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(verify_module.onnxruntime.InferenceSession, "get_providers", lambda _: ["Other"])
+        verify(path, voice, "fp32", PROVIDERS)
+
+
+def test_a_session_repeats_its_noise_from_the_start(tmp_path: Path) -> None:
+    """What the replay rests on: a session draws on and on, and a new one draws the same from the beginning."""
+    voice: Exportable = small_networks.two_noises()
+    path = written(tmp_path, export(voice, 17))
+    feed = {"phone": np.zeros((1, 30, small_networks.FEATURES), np.float32)}
+    session, again = open_session(path, CPU), open_session(path, CPU)
+    first, second = (session.run(None, feed)[0] for _ in range(2))
+    assert not np.array_equal(first, second)
+    assert np.array_equal(again.run(None, feed)[0], first)
+    assert np.array_equal(again.run(None, feed)[0], second)
+
+
+WAVE = np.sin(np.arange(1000, dtype=np.float32) / 7)
+
+
+def with_one(value: float) -> np.ndarray:
+    """Return the wave with one sample replaced."""
+    wave = WAVE.copy()
+    wave[500] = value
+    return wave
+
+
+@pytest.mark.parametrize(
+    ("reference", "got", "snr_db"),
+    [
+        (WAVE, WAVE, BEST_DB),
+        (WAVE, WAVE * np.float32(1.1), 20.0),
+        (WAVE + 5, (WAVE + 5) + np.float32(0.1) * WAVE, 20.0),
+        (WAVE, WAVE * 0, 0.0),
+        (WAVE, -WAVE, -6.02),
+        (WAVE * 0, WAVE * 0, -math.inf),
+        (WAVE * 0 + 3, WAVE, -math.inf),
+        (WAVE, with_one(math.nan), math.nan),
+        (WAVE, with_one(math.inf), -math.inf),
+        (with_one(math.nan), WAVE, math.nan),
+        (with_one(math.inf), with_one(math.inf), math.nan),
+        (with_one(math.inf), WAVE, math.nan),
+    ],
+)
+def test_the_measure_is_the_power_of_the_sound_over_that_of_the_error(
+    reference: np.ndarray, got: np.ndarray, snr_db: float
+) -> None:
+    """The mean of the reference is no sound; silence, NaN and infinity never look good."""
+    assert difference(reference, got).snr_db == pytest.approx(snr_db, abs=0.02, nan_ok=True)

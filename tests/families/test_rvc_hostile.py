@@ -1,0 +1,97 @@
+"""Whatever stands in a file's outline, looking at it ends in a claim, in "not mine", or in a refusal."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from typing import Any
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import tiny_voices
+from outlines import outline
+from voicekiln.errors import Refusal
+from voicekiln.families import choose
+from voicekiln.families.base import Outline, TensorInfo
+
+VOICES = [
+    outline(voice)
+    for voice in (
+        tiny_voices.tiny(),
+        tiny_voices.tiny("v1", f0=False, sr=48_000),
+        tiny_voices.tiny_training(),
+        tiny_voices.tiny_training("v1", f0=False, sr=32_000),
+    )
+]
+
+sizes = st.one_of(
+    st.integers(-3, 40), st.sampled_from([0, 1, 255, 256, 768, 2**16, 2**31, 2**63, 10**12, 10**400]), st.integers()
+)
+shapes = st.lists(sizes, max_size=9).map(tuple)
+infos = st.builds(TensorInfo, shapes, st.sampled_from(["float16", "float32", "bfloat16", "int64", "complex64", "x"]))
+values = st.recursive(
+    st.one_of(st.none(), st.booleans(), sizes, st.floats(), st.text(max_size=9), st.sampled_from(["1", "2", "40k"])),
+    lambda inner: st.one_of(st.lists(inner, max_size=19), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
+    max_leaves=19,
+)
+names = st.one_of(
+    st.sampled_from(
+        [
+            "enc_p.emb_phone.weight",
+            "enc_p.encoder.attn_layers.999.conv_q.weight",
+            "enc_p.encoder.attn_layers.99999999999999999999.conv_q.weight",
+            "dec.ups.63.weight_v",
+            "dec.ups.-1.weight",
+            "flow.flows.1.pre.weight",
+            "weight_g",
+            ".weight_g",
+            "_v",
+            "dec.resblocks.²",
+        ]
+    ),
+    st.text(max_size=12),
+)
+
+
+@st.composite
+def outlines(draw: st.DrawFn) -> Outline:
+    """Return the outline of a voice with some of it spoilt."""
+    voice = draw(st.sampled_from(VOICES))
+    tensors, rest = dict(voice.tensors), dict(voice.rest)
+    known = st.sampled_from(sorted(tensors))
+    for name in draw(st.lists(known, max_size=3)):
+        tensors.pop(name, None)
+    for name in draw(st.lists(known, max_size=3)):
+        if name in tensors:
+            tensors[name] = draw(st.one_of(infos, st.just(_nearly(tensors[name], draw(st.integers(0, 2))))))
+    tensors |= draw(st.dictionaries(names, infos, max_size=2))
+    _spoil_config(draw, rest)
+    rest |= draw(st.dictionaries(st.sampled_from(["sr", "f0", "version", "vocoder", "x", "info"]), values, max_size=3))
+    return Outline(tensors, rest, voice.tensor_key, voice.keys)
+
+
+def _nearly(info: TensorInfo, axis: int) -> TensorInfo:
+    """Return the tensor with one size off by one."""
+    return TensorInfo(tuple(size + (at == axis) for at, size in enumerate(info.shape)), info.dtype)
+
+
+def _spoil_config(draw: st.DrawFn, rest: dict[str, Any]) -> None:
+    match draw(st.sampled_from(["keep", "value", "junk", "none"])):
+        case "value" if "config" in rest:
+            config = list(rest["config"])
+            config[draw(st.integers(0, 17))] = draw(values)
+            rest["config"] = config
+        case "junk":
+            rest["config"] = draw(values)
+        case "none":
+            rest.pop("config", None)
+
+
+@settings(max_examples=3000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(outlines())
+def test_a_hostile_outline_ends_in_words(hostile: Outline) -> None:
+    """Never in another exception; and what is claimed can be written as JSON."""
+    with suppress(Refusal):
+        _, claim = choose(hostile)
+        json.dumps({"model": claim.model, "notes": claim.notes}, allow_nan=False)
