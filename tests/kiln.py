@@ -21,7 +21,7 @@ from voicekiln.job import Ending
 from voicekiln.notify import Notifier
 from voicekiln.service import LEDGER, Service
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Now
+from voicekiln.supervisor.common import Common, Home, Now
 from voicekiln.supervisor.hands import Finish, attempt
 from voicekiln.supervisor.intake import EXPECTED
 from voicekiln.worker.wire import Convert, Looked, Request
@@ -102,7 +102,7 @@ class Kiln:
         self.log = Lines()
         self.ledger = Ledger(self.settings.state / LEDGER)
         self.keeper = FakeWorker(self._answer)
-        common = Common(self.settings, self.ledger, PromptHands(), self.log, self.now)
+        common = Common(self.settings, self.ledger, PromptHands(), self.log, Home.of(self.settings), self.now)
         self.service = Service(common, [self.keeper], Notifier())
 
     @property

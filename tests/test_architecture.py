@@ -45,7 +45,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,
-    "voicekiln.service": (*LOOP, "voicekiln.config", "voicekiln.notify"),
+    "voicekiln.service": (*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.notify"),
     "voicekiln.cli": (
         *(*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.oneoff", "voicekiln.report", "voicekiln.service"),
         "structlog",

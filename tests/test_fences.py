@@ -76,6 +76,7 @@ def test_a_probe_left_by_a_crash_is_removed(tmp_path: Path) -> None:
         ({"outbox": "link"}, "outbox", "same folder as inbox"),
         ({"outbox": "link/deeper"}, "outbox", "inside the inbox"),
         ({"inbox": "up/inbox"}, "inbox", "inside the outbox"),
+        ({"outbox": "deep"}, "outbox", "inside the inbox"),
     ],
 )
 def test_folders_in_each_other_are_refused(tmp_path: Path, changes: dict[str, str], key: str, words: str) -> None:
@@ -84,6 +85,7 @@ def test_folders_in_each_other_are_refused(tmp_path: Path, changes: dict[str, st
     (tmp_path / "caf\u00e9").mkdir()
     (tmp_path / "link").symlink_to("inbox")
     (tmp_path / "up").symlink_to("outbox")
+    (tmp_path / "deep").symlink_to("inbox/not/there")
     before = sorted(tmp_path.rglob("*"))
     [problem] = fences.problems(settings)
     assert problem.startswith(f"{key}: ")

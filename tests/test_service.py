@@ -6,17 +6,16 @@ import errno
 import hashlib
 import os
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
 from kiln import Kiln, good, voice_bytes
 from voicekiln import steps
 from voicekiln.errors import BadNumbers
-from voicekiln.folders import outbox
 from voicekiln.folders.ledger import State
 from voicekiln.folders.sidecar import utc
 from voicekiln.job import Ending, Lost, Recipe, Refused
@@ -357,11 +356,11 @@ def test_a_full_outbox_is_waited_out(kiln: Kiln, monkeypatch: pytest.MonkeyPatch
     real = os.fsync
 
     def full(file: int) -> None:
-        if "outbox" in os.readlink(f"/proc/self/fd/{file}"):
+        if "outbox" in str(Path(f"/proc/self/fd/{file}").readlink()):
             raise OSError(errno.ENOSPC, "No space left on device")
         real(file)
 
-    monkeypatch.setattr(outbox.os, "fsync", full)
+    monkeypatch.setattr(os, "fsync", full)
     kiln.drop("a.pth")
     kiln.run(60)
     assert kiln.results() == set()
@@ -450,7 +449,7 @@ def test_a_crash_at_any_step_is_made_good(build: Callable[..., Kiln], step: Step
     steps.on_passed, before = pull, steps.on_passed
     try:
         kiln.drop("both/a.pth", voice_bytes("newer"))
-        with pytest.raises(PulledPlugError):
+        with pytest.raises(PulledPlugError):  # noqa: PT012 - the later steps come after the earlier ones
             kiln.run(60)
             if step is Step.FILES_SWEPT:
                 kiln.service.common.settings = replace(kiln.settings, sweep=Sweep(results=DAY, max_share=1.0))

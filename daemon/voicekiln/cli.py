@@ -18,6 +18,7 @@ import structlog
 
 from voicekiln import __version__, config, logs, report, service
 from voicekiln.errors import ConfigError, Refusal, ShareAwayError, plain
+from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger, Voice
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
@@ -50,6 +51,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except service.AlreadyRunningError as error:
         _complain(f"another voicekiln works on the state folder {error}")
         return BUSY
+    except ShareAwayError as error:
+        _complain(str(error))
+        return NOT_DONE
     except KeyboardInterrupt:
         return 130
     return status
@@ -111,14 +115,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace) -> int:
-    settings = config.load(options.config)
+    settings = config.load_prepared(options.config)
     logs.configure(settings.log.format, settings.log.level, sys.stderr)
-    log = structlog.get_logger()
-    try:
-        return service.run(options.config, log)
-    except ConfigError as error:
-        log.error("config.refused", problems=error.problems)  # noqa: TRY400 - the problems are all there is to say
-        raise
+    return service.run(options.config, settings, structlog.get_logger())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -232,7 +231,10 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     roots = settings.inbox, settings.outbox
-    planned = plan(ledger, lives(settings), settings.sweep.max_share, service.now().wall)
+    synced: tuple[PurePosixPath, ...] = ()
+    if not settings.sweep.originals_elsewhere:
+        synced = tuple(marker.parent for marker in scan(settings.inbox).markers)
+    planned = plan(ledger, lives(settings), settings.sweep.max_share, service.now().wall, synced)
     for item in planned.items:
         try:
             swept = Swept(item, tuple(f.path for f in item.files), ()) if dry_run else carry_out(item, *roots)

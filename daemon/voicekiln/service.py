@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,14 +18,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from voicekiln import __version__, config
+from voicekiln import __version__, config, logs
 from voicekiln.errors import ConfigError
 from voicekiln.folders.ledger import Ledger, State
 from voicekiln.folders.names import shown
 from voicekiln.folders.watch import Watch, file_system
 from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Log, Now
+from voicekiln.supervisor.common import Common, Home, Log, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
 from voicekiln.supervisor.hands import ThreadHands
@@ -107,6 +108,7 @@ class Service:
         except ConfigError as error:
             self.common.log.error("config.refused", problems=error.problems)  # noqa: TRY400 - they are all there is to say
         else:
+            logs.configure(self.common.settings.log.format, self.common.settings.log.level, sys.stderr)
             self.common.log.info("config.reloaded", config=str(path))
         self._notifier.ready()
 
@@ -151,14 +153,12 @@ def _reread(path: Path, old: Settings) -> Settings:
     return new
 
 
-def run(path: Path, log: Log) -> int:
+def run(path: Path, settings: Settings, log: Log) -> int:
     """Run the daemon until SIGTERM or SIGINT; return the exit status. SIGHUP reads the configuration at `path` anew.
 
     Raises:
-        ConfigError: if the configuration cannot be used.
         AlreadyRunningError: if another daemon works on the same state folder.
     """
-    settings = config.load_prepared(path)
     with only_daemon(settings.state), Ledger(settings.state / LEDGER) as ledger:
         return _Loop(path, settings, ledger, log).run()
 
@@ -173,7 +173,7 @@ class _Loop:
         self._wanted: set[int] = set()
         self._watch: Watch | None = None
         self._watch_again = float("-inf")
-        common = Common(settings, ledger, ThreadHands(self._wake.set, EXPECTED), log, now())
+        common = Common(settings, ledger, ThreadHands(self._wake.set, EXPECTED), log, Home.of(settings), now())
         keepers = [hire(settings.worker, device, self._wake.set) for device in devices(settings.worker.device)]
         self._service = Service(common, keepers, Notifier.from_env(os.environ))
         self._log = log

@@ -11,7 +11,9 @@ from typing import Any
 
 import torch
 
-LEGACY_HEAD = b"".join(pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True}))
+LEGACY_HEAD = b"".join(
+    pickle.dumps(part, protocol=2) for part in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})
+)
 """What the older form begins with: magic number, protocol version, system."""
 
 

@@ -62,7 +62,9 @@ def test_weights_arrive_bit_for_bit(tmp_path: Path, *, legacy: bool) -> None:
 
 def test_the_rest_is_plain_data(tmp_path: Path) -> None:
     """Metadata comes along as numbers, texts, lists and tables, and the keys are listed."""
-    outline = opened(tmp_path, voice(params={"rate": 0.5, 3: (1, None, True)}, optimizer={"state": {0: torch.ones(2)}})).outline
+    outline = opened(
+        tmp_path, voice(params={"rate": 0.5, 3: (1, None, True)}, optimizer={"state": {0: torch.ones(2)}})
+    ).outline
     assert outline.tensor_key == "weight"
     assert outline.keys == ("weight", "config", "info", "sr", "f0", "params", "optimizer")
     assert outline.rest == {
@@ -113,7 +115,11 @@ def test_a_modules_own_state_is_read(tmp_path: Path) -> None:
     layer = torch.nn.utils.parametrizations.weight_norm(torch.nn.Conv1d(2, 3, 3))
     state = torch.nn.ModuleDict({"post": layer}).state_dict()
     checkpoint = opened(tmp_path, {"model": state, "learning_rate": 1e-4})
-    assert set(checkpoint.tensors) == {"post.bias", "post.weight_g", "post.weight_v"}  # the older spelling, whatever the file has
+    assert set(checkpoint.tensors) == {
+        "post.bias",
+        "post.weight_g",
+        "post.weight_v",
+    }  # the older spelling, whatever the file has
 
 
 def test_parameters_lose_their_gradients(tmp_path: Path) -> None:
@@ -238,8 +244,14 @@ ODD: dict[str, bytes] = {
     "keys that take for ever": b"\x80\x02}" + b"K\x01" + b"2\x86" * 64 + b"K\x01s.",
     "keys that take for ever, in torch's opcodes": b"\x80\x02}" + b"K\x01\x85" + b"q\x01h\x01\x86" * 64 + b"K\x01s.",
     "a name that takes for ever to write down": b"\x80\x02K\x01\x85" + b"q\x01h\x01\x86" * 64 + b"h\x01\x93.",
-    "a part whose name takes for ever to write down": b"\x80\x02K\x01\x85" + b"q\x01h\x01\x86" * 64 + b"("
-    + text("storage") + b"ctorch\nFloatStorage\n" + b"h\x01" + text("cpu") + b"K\x01tQ.",
+    "a part whose name takes for ever to write down": b"\x80\x02K\x01\x85"
+    + b"q\x01h\x01\x86" * 64
+    + b"("
+    + text("storage")
+    + b"ctorch\nFloatStorage\n"
+    + b"h\x01"
+    + text("cpu")
+    + b"K\x01tQ.",
     "nothing": b"",
     "rubbish": b"\x80\x02" + bytes(range(256)),
 }
@@ -331,7 +343,10 @@ def test_torch_is_only_ever_asked_for_weights(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(torch, "load", load)
     opened(tmp_path, voice())
     opened(tmp_path, voice(), legacy=True)
-    assert [(o["weights_only"], o["map_location"], o["mmap"]) for o in asked] == [(True, "cpu", True), (True, "cpu", False)]
+    assert [(o["weights_only"], o["map_location"], o["mmap"]) for o in asked] == [
+        (True, "cpu", True),
+        (True, "cpu", False),
+    ]
 
 
 @pytest.mark.parametrize(
@@ -347,9 +362,7 @@ def test_torch_is_only_ever_asked_for_weights(tmp_path: Path, monkeypatch: pytes
         AssertionError(),
     ],
 )
-def test_whatever_torch_raises_is_a_refusal(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception
-) -> None:
+def test_whatever_torch_raises_is_a_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, raised: Exception) -> None:
     """Behind our own look, PyTorch's complaints of any type are answers to the person too."""
 
     def load(*_: object, **__: object) -> None:

@@ -71,7 +71,10 @@ def test_a_garbled_table_with_right_checksums_is_answered(
 
 
 @FUZZ
-@given(data=st.binary(max_size=64), prefix=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", LEGACY[:60], b"{", b"\x08\x08"]))
+@given(
+    data=st.binary(max_size=64),
+    prefix=st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", LEGACY[:60], b"{", b"\x08\x08"]),
+)
 def test_any_bytes_are_answered(tmp_path: Path, data: bytes, prefix: bytes) -> None:
     """A few bytes of any kind, with and without a promising beginning."""
     answer(tmp_path / "voice.pth", prefix + data)

@@ -214,7 +214,9 @@ def without_pitch() -> onnx.ModelProto:
     """Return a graph whose source hears of no f0."""
     node = onnx.helper.make_node("Constant", [], ["y"], "/dec/m_source/Constant", value_float=1.0)
     end = onnx.helper.make_tensor_value_info("y", TensorProto.FLOAT, [])
-    graph = onnx.helper.make_graph([node], "g", [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [end])
+    graph = onnx.helper.make_graph(
+        [node], "g", [onnx.helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])], [end]
+    )
     return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -45,7 +45,9 @@ def test_the_files_asked_for_and_no_others_are_left(
 ) -> None:
     """Names, hashes and sizes are those of what lies on disk."""
     made = converted(tmp_path, staging, Recipe("r", precisions))
-    assert {file.name for file in made.files} == {f"{p}.onnx" for p in precisions} == {p.name for p in staging.iterdir()}
+    assert (
+        {file.name for file in made.files} == {f"{p}.onnx" for p in precisions} == {p.name for p in staging.iterdir()}
+    )
     for file in made.files:
         data = (staging / file.name).read_bytes()
         assert (file.sha256, file.bytes) == (hashlib.sha256(data).hexdigest(), len(data))

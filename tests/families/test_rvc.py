@@ -277,6 +277,22 @@ def test_contradictions_with_a_residual_block_of_another_kind() -> None:
         recognised(voice)
 
 
+@pytest.mark.parametrize(
+    ("rates", "kernels"),
+    [((16, 5, 5, 1), (32, 9, 9, 1)), ((10, 10, 2, 2), (16, 16, 4, 3)), ((10, 10, 2, 2), (8, 16, 4, 4))],
+)
+def test_upsampling_that_rvc_does_not_have_is_not_guessed(rates: tuple[int, ...], kernels: tuple[int, ...]) -> None:
+    """Odd steps are padded in other ways by the tools that have them; the lengths would not meet."""
+    with pytest.raises(UnknownVocoder, match="upsampling"):
+        recognised(tiny_voices.tiny(rates=rates, up_kernels=kernels))
+
+
+def test_a_training_of_unknown_upsampling_is_not_guessed() -> None:
+    """Kernels as at 40 kHz are not enough: the source's convolutions must fit as well."""
+    with pytest.raises(UnknownVocoder, match="unknown training"):
+        recognised(tiny_voices.tiny_training(rates=(10, 5, 4, 2)))
+
+
 def test_rows_of_zeros_under_weight_norm_are_bad_numbers() -> None:
     """They would be NaN in every program that plays the voice."""
     voice = tiny_voices.tiny()

@@ -107,6 +107,7 @@ def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSes
     options.log_severity_level = 3  # errors; the rest goes to stderr, where nobody looks
     options.intra_op_num_threads = torch.get_num_threads()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # its threads wait while PyTorch's work
     # TF32 has ten bits; the comparison is with float32.
     settings = {"use_tf32": "0"} if provider == "CUDAExecutionProvider" else {}
     source = model if isinstance(model, bytes) else str(model)

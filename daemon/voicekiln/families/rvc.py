@@ -1,4 +1,4 @@
-"""RVC: voice conversion by retrieval-based VITS, versions 1 and 2, with and without f0, of any rate and sampling.
+"""RVC, retrieval-based voice conversion: versions 1 and 2, with and without f0, at every sample rate.
 
 A file is known by its tensors. What its `version`, `f0`, `sr` and `vocoder` say is compared with them and never
 decides alone, but for a foreign vocoder's name: another network can hide behind equal shapes.

@@ -88,7 +88,7 @@ def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published
         temps: list[tuple[str, Piece, Published]] = []
         try:
             for piece in delivery.pieces:
-                temp = temp_name(piece.path.name, delivery.token)
+                temp = temp_name(piece.path.name, delivery.token, os.fpathconf(folder, "PC_NAME_MAX"))
                 temps.append((temp, piece, _write(folder, temp, piece, rights)))
             passed(Step.TEMP_WRITTEN)
             _switch(folder, temps, delivery)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import errno
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
@@ -66,12 +66,13 @@ class Swept:
     """Files that stay, with the reason."""
 
 
-def plan(ledger: Ledger, lives: Lives, max_share: float, now: float) -> Plan:
+def plan(ledger: Ledger, lives: Lives, max_share: float, now: float, synced: Sequence[PurePosixPath] = ()) -> Plan:
     """Return what is due at `now` (wall-clock seconds), the oldest first, at most `max_share` of all items.
 
-    At least one item may always go, or a folder with a single voice would never be swept.
+    At least one item may always go, or a folder with a single voice would never be swept. Sources below a folder of
+    `synced` stay: a sync tool would remove them on the person's own computer, too.
     """
-    items = list(_items(ledger, now))
+    items = [item for item in _items(ledger, now) if not (item.of == "sources" and _below(item, synced))]
     due = sorted((i for i in items if _is_due(i, lives)), key=lambda i: -i.age_s)
     most = max(1, math.floor(max_share * len(items)))
     return Plan(tuple(due[:most]), max(0, len(due) - most))
@@ -126,6 +127,10 @@ def _published_items(row: Voice, files: Iterable[tuple[float, Published]], now: 
     for at, file in files:
         if file.kind == "refusal":
             yield Item(row.id, "refusals", (file,), now - at)
+
+
+def _below(item: Item, folders: Sequence[PurePosixPath]) -> bool:
+    return any(file.path.is_relative_to(folder) for file in item.files for folder in folders)
 
 
 def _is_due(item: Item, lives: Lives) -> bool:

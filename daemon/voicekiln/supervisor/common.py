@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol, Self
 
 from voicekiln.errors import ShareAwayError
 from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.folders.watch import FileSystem, file_system
 from voicekiln.job import Recipe
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hands import Hands
@@ -27,6 +29,40 @@ class Now:
     """Wall-clock seconds: for the ledger and for people."""
 
 
+@dataclass(frozen=True, slots=True)
+class Home:
+    """Where inbox and outbox lay at the start; elsewhere later means that a share was unmounted."""
+
+    inbox: FileSystem
+    outbox: FileSystem
+    name_max: int
+    """Bytes that a file name in the outbox may have."""
+
+    @classmethod
+    def of(cls, settings: Settings) -> Self:
+        """Look where they lie now. Touches the shares."""
+        name_max = os.pathconf(settings.outbox, "PC_NAME_MAX")
+        return cls(file_system(settings.inbox), file_system(settings.outbox), name_max)
+
+
+def at_home(folder: Path, home: FileSystem) -> None:
+    """Check that a folder still lies where it lay at the start. Touches the share, so for the hands only.
+
+    Raises:
+        ShareAwayError: if it is not there, or lies on another file system: what is seen there is the empty folder
+            beneath the mount point, where nothing may be written and from where nothing has vanished.
+    """
+    try:
+        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # opening lets an automount come
+    except OSError as error:
+        raise ShareAwayError(f"the folder cannot be reached: {error.strerror}") from error
+    now = file_system(folder)
+    if now != home:
+        raise ShareAwayError(
+            f"the folder lies on {now.type}, at the start it was {home.type}: was the share unmounted?"
+        )
+
+
 class Log(Protocol):
     """The part of a structlog logger that the loop uses."""
 
@@ -43,10 +79,13 @@ class Common:
     ledger: Ledger
     hands: Hands
     log: Log
+    home: Home
     now: Now
     """Read from the clocks at the beginning of each tick."""
     away: dict[str, str] = field(default_factory=dict)
     """`inbox` or `outbox` with the reason why it cannot be reached."""
+    synced: tuple[PurePosixPath, ...] = ()
+    """Folders of the inbox that a sync tool keeps equal with other devices, as its markers in them show."""
     without_twin: set[int] = field(default_factory=set)
     """Voices that have to be converted themselves, because their twin's results are no longer there to copy."""
     _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)

@@ -20,7 +20,7 @@ from voicekiln.folders.names import fold, output_base, reserved, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.job import Conversion, Converted, Refused
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.common import Common, at_home
 
 
 class Post:
@@ -52,19 +52,19 @@ class Post:
                 return
         delivery = self._delivery(voice, pieces, replaces_all=isinstance(voice.ending, Converted))
         self._under_way = voice.id
-        outbox, rights = common.settings.outbox, _rights(common)
         common.hands.do(
             f"publishing {shown(voice.relpath)}",
-            lambda: publish(outbox, delivery, rights),
+            lambda: _publish(common, delivery),
             lambda files: self._published(voice, files, delivery),
             lambda error: self._failed(voice, error),
         )
 
     def _claim(self, voice: Voice) -> PurePosixPath:
         """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
-        plain_base = output_base(voice.relpath.name)
+        name_max = self._common.home.name_max
+        plain_base = output_base(voice.relpath.name, name_max)
         mark = hashlib.sha256(os.fsencode(voice.relpath)).hexdigest()[:6]
-        for base in (plain_base, output_base(f"{plain_base}~{mark}.pth")):
+        for base in (plain_base, output_base(f"{plain_base}~{mark}.pth", name_max)):
             path = voice.relpath.parent / base
             if self._common.ledger.claim_base(voice.id, path, [fold(str(path.parent / n)) for n in reserved(base)]):
                 return path
@@ -129,10 +129,10 @@ class Post:
         if base is None or not isinstance(voice.ending, Converted):
             return
         delivery = self._delivery(voice, [self._refusal(voice, refusal, base)], replaces_all=False)
-        common, outbox, rights = self._common, self._common.settings.outbox, _rights(self._common)
+        common = self._common
         common.hands.do(
             f"publishing {shown(voice.relpath)}",
-            lambda: publish(outbox, delivery, rights),
+            lambda: _publish(common, delivery),
             lambda files: common.ledger.also_published(voice.id, files, common.now.wall),
             lambda _: None,  # that name is taken as well; the status says why the voice waits
         )
@@ -162,9 +162,10 @@ def clear_job(common: Common, job: str | None) -> None:
         shutil.rmtree(common.staging(job), ignore_errors=True)
 
 
-def _rights(common: Common) -> Rights:
-    publish_settings = common.settings.publish
-    return Rights(publish_settings.mode, publish_settings.folder_mode, publish_settings.gid)
+def _publish(common: Common, delivery: Delivery) -> tuple[Published, ...]:
+    settings = common.settings.publish
+    at_home(common.settings.outbox, common.home.outbox)
+    return publish(common.settings.outbox, delivery, Rights(settings.mode, settings.folder_mode, settings.gid))
 
 
 def _origin(voice: Voice) -> sidecar.Origin:

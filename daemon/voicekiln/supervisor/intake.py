@@ -29,11 +29,11 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError, intact
 from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
-from voicekiln.folders.watch import file_system
+from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.common import Common, at_home
 
 MAX_SPOOLED = 4
 """Copies that wait for a worker at once."""
@@ -109,7 +109,7 @@ class Intake:
         settings = self._common.settings
         self._common.hands.do(
             "looking through the inbox",
-            lambda: _look(settings),
+            lambda: _look(settings, self._common.home.inbox),
             lambda snapshot: self._scanned(snapshot, began),
             self._scan_failed,
         )
@@ -124,6 +124,7 @@ class Intake:
         self._scanning = False
         self._good = self._common.now.mono
         self.folders = snapshot.folders
+        self._common.synced = tuple(marker.parent for marker in snapshot.markers)
         self._common.share_is("inbox", None)
         self._settler.quiet_s = self._common.settings.settle.quiet
         self._settler.observe(snapshot.files, began, self._common.now.mono)
@@ -181,8 +182,9 @@ class Intake:
         unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
         results = [file for _, _, file in ledger.files(voice.id)]
 
+        inodes = self._common.home.inbox.stable_inodes
+
         def work() -> Taken:
-            inodes = file_system(settings.inbox).stable_inodes
             spooled = take(
                 settings.inbox,
                 voice.relpath,
@@ -254,9 +256,10 @@ class Intake:
             self._common.log.info("file.waits", file=shown(voice.relpath), reason=why, seconds=round(left_s))
 
 
-def _look(settings: Settings) -> Snapshot:
-    return scan(
-        settings.inbox,
-        inodes=file_system(settings.inbox).stable_inodes,
-        conflicts_are_voices=settings.conflict_copies == "convert",
+def _look(settings: Settings, home: FileSystem) -> Snapshot:
+    at_home(settings.inbox, home)
+    snapshot = scan(
+        settings.inbox, inodes=home.stable_inodes, conflicts_are_voices=settings.conflict_copies == "convert"
     )
+    at_home(settings.inbox, home)  # it may have been unmounted in between, and half of it have seemed to vanish
+    return snapshot

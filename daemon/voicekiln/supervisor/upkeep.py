@@ -15,7 +15,7 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import clear_temps
 from voicekiln.folders.sweep import Item, Lives, Plan, Swept, carry_out, note, plan
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Log
+from voicekiln.supervisor.common import Common, Log, at_home
 
 WANT_SWEEP = "sweep wanted"
 """Fact in the ledger: the command `sweep` asks the running daemon for one."""
@@ -91,12 +91,9 @@ class Broom:
             self._hand_over(self._items.pop(0))
 
     def _planned(self) -> Plan:
-        planned = plan(
-            self._common.ledger,
-            lives(self._common.settings),
-            self._common.settings.sweep.max_share,
-            self._common.now.wall,
-        )
+        common, sweep = self._common, self._common.settings.sweep
+        synced = () if sweep.originals_elsewhere else common.synced
+        planned = plan(common.ledger, lives(common.settings), sweep.max_share, common.now.wall, synced)
         if planned.held_back:
             self._common.log.warning(
                 "sweep.stopped",
@@ -107,10 +104,9 @@ class Broom:
         return planned
 
     def _hand_over(self, item: Item) -> None:
-        inbox, outbox = self._common.settings.inbox, self._common.settings.outbox
         self._under_way = True
         self._common.hands.do(
-            "sweeping", lambda: carry_out(item, inbox, outbox), self._swept, lambda error: self._failed(item, error)
+            "sweeping", lambda: _carry_out(self._common, item), self._swept, lambda error: self._failed(item, error)
         )
 
     def _swept(self, swept: Swept) -> None:
@@ -125,6 +121,12 @@ class Broom:
         if self._common.away:
             self._items = []
         self._common.log.warning("sweep.failed", file=shown(item.files[0].path), reason=plain(str(error)))
+
+
+def _carry_out(common: Common, item: Item) -> Swept:
+    at_home(common.settings.inbox, common.home.inbox)
+    at_home(common.settings.outbox, common.home.outbox)
+    return carry_out(item, common.settings.inbox, common.settings.outbox)
 
 
 def tell_swept(log: Log, swept: Swept) -> None:

@@ -1,0 +1,187 @@
+"""The running daemon: real processes, real signals, real voices (small ones)."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jsonschema
+import onnx
+import pytest
+
+import voicekiln
+from running import CONFIG, Daemon
+from tiny_voices import write_tiny
+from voicekiln.steps import Step
+
+SCHEMAS = Path(voicekiln.__file__).parent / "folders"
+SIDECAR, REFUSAL = (json.loads((SCHEMAS / f"{name}.schema.json").read_text()) for name in ("sidecar", "refusal"))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny(tmp_path_factory.mktemp("voices") / "tiny.pth")
+
+
+def test_a_voice_comes_out_verified_with_a_sidecar_that_fits_its_schema(tmp_path: Path, tiny: Path) -> None:
+    """The whole way once, as a person sees it."""
+    with Daemon(tmp_path) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        source = daemon.drop(tiny, "both/singers/tiny.pth")
+        daemon.until_there("both/singers/tiny.json")
+        sidecar = daemon.read("both/singers/tiny.json")
+        jsonschema.validate(sidecar, SIDECAR)
+        assert sidecar["source"]["sha256"] == hashlib.sha256(source.read_bytes()).hexdigest()
+        assert [file["name"] for file in sidecar["onnx"]] == ["tiny.onnx", "tiny.fp16.onnx"]
+        for file in sidecar["onnx"]:
+            path = daemon.outbox / "both/singers" / file["name"]
+            assert file["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+            model = onnx.load(path)
+            assert [port.name for port in model.graph.input] == [port["name"] for port in file["inputs"]]
+            assert {p.key: p.value for p in model.metadata_props}["source_sha256"] == sidecar["source"]["sha256"]
+        daemon.until(lambda: daemon.litter() == [])
+        assert {path.name for path in (daemon.outbox / "both/singers").iterdir()} == {
+            "tiny.onnx",
+            "tiny.fp16.onnx",
+            "tiny.json",
+        }
+        assert len(daemon.events("job.finished")) == 1
+    assert daemon.process.returncode == 0
+
+
+def test_a_refusal_fits_its_schema(tmp_path: Path) -> None:
+    """What is no voice gets its answer in the outbox."""
+    page = tmp_path / "page"
+    page.write_text("<!DOCTYPE html><html>Not found</html>")
+    with Daemon(tmp_path) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        daemon.drop(page, "voice.pth")
+        daemon.until_there("voice.error.json")
+        refusal = daemon.read("voice.error.json")
+        jsonschema.validate(refusal, REFUSAL)
+        assert refusal["code"] == "web-page"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda n: n.name)
+def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
+    tmp_path: Path, tiny: Path, number: signal.Signals
+) -> None:
+    """The daemon says so, tries again, and the voice comes out."""
+    with Daemon(tmp_path) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        daemon.drop(tiny, "a.pth")
+        daemon.until(lambda: daemon.log.exists() and daemon.events("stage.entered") != [])
+        daemon.kill_worker(number)
+        daemon.until_there("a.json")
+        [lost] = daemon.events("worker.lost")
+        assert number.name in lost["reason"]
+        assert daemon.events("job.finished")[0]["attempt"] == 2
+
+
+@pytest.mark.parametrize(
+    ("worker", "reason"),
+    [
+        ("device: cpu, attempts: 2, memory: 20MB", "memory"),
+        ("device: cpu, attempts: 2, deadlines: {export: 0.01s}", "longer"),
+    ],
+    ids=["out of memory", "hang"],
+)
+def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, tiny: Path, worker: str, reason: str) -> None:
+    """Too much memory and too much time are lost attempts; after the last one a person is told."""
+    with Daemon(tmp_path, CONFIG.replace("device: cpu", worker)) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        daemon.drop(tiny, "a.pth")
+        daemon.until_there("a.error.json")
+        refusal = daemon.read("a.error.json")
+        jsonschema.validate(refusal, REFUSAL)
+        assert refusal["code"] == "worker-lost"
+        assert reason in refusal["message"]
+        daemon.until(lambda: daemon.litter() == [])
+
+
+KILL = """
+import os, signal
+from voicekiln import steps
+
+def kill(step):
+    if step == {step!r}:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+steps.on_passed = kill
+"""
+
+
+@pytest.mark.parametrize("step", list(Step), ids=lambda step: step.name)
+def test_killed_at_any_step_the_daemon_goes_on_where_it_was(tmp_path: Path, tiny: Path, step: Step) -> None:
+    """SIGKILL there, a new start: the voice is converted once, nothing lies around."""
+    sweeps = step in (Step.FILES_SWEPT, Step.SOURCE_SWEPT)
+    config = CONFIG
+    if sweeps:
+        short = "sources" if step is Step.SOURCE_SWEPT else "results"
+        config = CONFIG.replace(f"{short}: never", f"{short}: 0.1s, every: 1s, max_share: 100%")
+    (tmp_path / "inbox").mkdir()
+    with Daemon(tmp_path, config, KILL.format(step=step.value)) as first:
+        first.drop(tiny, "a.pth")
+        first.until(lambda: first.process.poll() is not None, alive=False)
+        assert first.process.returncode == -signal.SIGKILL
+    started = len(first.events("job.started"))
+    with Daemon(tmp_path, config) as second:
+        if step is Step.FILES_SWEPT:
+            second.until(lambda: list(second.outbox.iterdir()) == [])
+        else:
+            second.until_there("a.json")
+        second.until(lambda: second.litter() == [])
+        second.until(lambda: second.events("service.ready") != [])
+    assert (first.inbox / "a.pth").exists() == (step is not Step.SOURCE_SWEPT)
+    conversions = len(second.events("job.started"))
+    assert started <= conversions <= (2 if step in (Step.STARTED, Step.SENT) else 1)
+    if step is not Step.FILES_SWEPT:
+        jsonschema.validate(second.read("a.json"), SIDECAR)
+
+
+def test_the_worker_dies_with_the_daemon(tmp_path: Path, tiny: Path) -> None:
+    """No orphan holds a GPU after kill -9."""
+    with Daemon(tmp_path) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        daemon.drop(tiny, "a.pth")
+        daemon.until(lambda: daemon.worker() is not None)
+        pid = daemon.worker()
+        daemon.process.kill()
+        daemon.process.wait(10)
+        daemon.until(lambda: not Path(f"/proc/{pid}").exists() or _is_zombie(pid), alive=False)
+
+
+def _is_zombie(pid: int | None) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def test_two_daemons_do_not_share_a_state_folder(tmp_path: Path) -> None:
+    """The second one leaves with status 75 and says why."""
+    with Daemon(tmp_path) as daemon:
+        daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
+        command = [sys.executable, "-c", "import sys; from voicekiln.cli import main; sys.exit(main())"]
+        second = subprocess.run(
+            [*command, "run", "--config", str(daemon.config)], capture_output=True, text=True, timeout=60, check=False
+        )
+    assert second.returncode == os.EX_TEMPFAIL
+    assert "another voicekiln" in second.stderr
+
+
+def test_sighup_reads_the_configuration_anew(tmp_path: Path) -> None:
+    """A slip changes nothing and is told; the corrected file is taken."""
+    with Daemon(tmp_path) as daemon:
+        daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
+        daemon.config.write_text(CONFIG + "unknown: 1\n")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.events("config.refused") != [])
+        daemon.config.write_text(CONFIG.replace("legacy_quiet: 1s", "legacy_quiet: 2s"))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.until(lambda: daemon.events("config.reloaded") != [])
