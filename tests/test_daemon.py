@@ -15,6 +15,7 @@ import onnx
 import pytest
 
 import voicekiln
+from voicekiln.families.sample import write_sample
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
 from voicekiln.steps import Step
@@ -86,16 +87,17 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
 @pytest.mark.parametrize(
     ("worker", "reason"),
     [
-        ("device: cpu, attempts: 2, memory: 20MB", "memory"),
+        ("device: cpu, attempts: 2, memory: 350MB", "memory"),
         ("device: cpu, attempts: 2, deadlines: {export: 0.01s}", "longer"),
     ],
     ids=["out of memory", "hang"],
 )
-def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, tiny: Path, worker: str, reason: str) -> None:
+def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, worker: str, reason: str) -> None:
     """Too much memory and too much time are lost attempts; after the last one a person is told."""
+    write_sample(tmp_path / "large.pth", seed=1)  # a voice of the usual size, which takes 700 MB to convert
     with Daemon(tmp_path, CONFIG.replace("device: cpu", worker)) as daemon:
         daemon.until(daemon.inbox.is_dir)
-        daemon.drop(tiny, "a.pth")
+        daemon.drop(tmp_path / "large.pth", "a.pth")
         daemon.until_there("a.error.json")
         refusal = daemon.read("a.error.json")
         jsonschema.validate(refusal, REFUSAL)

@@ -16,7 +16,7 @@ from onnxconverter_common import float16
 from voicekiln.convert import halve as halve_module
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import BadGraphError, export, noise_nodes, ports
-from voicekiln.convert.halve import assert_source_in_float32, halve, source_path
+from voicekiln.convert.halve import assert_source_in_float32, halve, source_path, store_as_half
 from voicekiln.convert.verify import open_session, verify
 from voicekiln.job import OPSETS
 
@@ -91,6 +91,29 @@ def test_noise_is_drawn_in_float32() -> None:
     half = halve(model, None)
     outputs = [node.output[0] for node in noise_nodes(half.graph)]
     assert [types(half)[name] for name in outputs] == [TensorProto.FLOAT] * 2
+
+
+def test_stored_halves_take_the_room_of_halves_and_compute_in_float32(tmp_path: Path) -> None:
+    """Where half arithmetic is too coarse, the size is still halved and only the weights are rounded."""
+    voice = small_networks.voice()
+    model = export(voice, 17)
+    stored = store_as_half(model, SOURCE)
+    assert TensorProto.FLOAT16 not in set(types(stored).values())
+    assert {name: array.dtype for name, array in weights(stored).items()} == {
+        name: array.dtype for name, array in weights(halve(model, SOURCE)).items()
+    }
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(stored.SerializeToString())
+    assert verify(path, voice, "fp16", [CPU])[0].snr_db > 55
+
+
+def test_stored_halves_are_exact_where_the_weights_were_half(tmp_path: Path) -> None:
+    """A file whose weights are half already loses nothing."""
+    voice = small_networks.voice()
+    voice.module.half().float()
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(store_as_half(export(voice, 17), SOURCE).SerializeToString())
+    assert verify(path, voice, "fp16", [CPU])[0].snr_db > 100
 
 
 # What onnxconverter-common leaves wrong, and what is done about it.

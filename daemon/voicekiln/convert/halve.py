@@ -4,6 +4,9 @@ onnxconverter-common does the work, on everything but the nodes that lead to the
 phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ruled out on the graph itself
 (`assert_source_in_float32`). What that converter (1.16) leaves wrong is mended in one place, `_mend`.
 
+Where half arithmetic is not good enough (the caller finds out), `store_as_half` keeps the numbers in half precision
+and the arithmetic in float32: the same size, nothing gained in speed, and errors of the rounded weights only.
+
 Weights round to the nearest half number, zero included: the converter's own default would push every weight under
 1e-7 away from zero. What exceeds the largest half number is set to that; the verification judges what it costs.
 """
@@ -13,8 +16,9 @@ from __future__ import annotations
 import warnings
 from typing import Final
 
+import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 from onnxconverter_common import float16
 
 from voicekiln.convert.graph import BadGraphError, noise_nodes, ports
@@ -54,6 +58,35 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
     if in_float32 is not None:
         assert_source_in_float32(half, in_float32)
     return half
+
+
+def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:
+    """Return a copy that holds its weights in half precision and computes as `model` does; arguments as in `halve`.
+
+    Each weight outside the float32 part is cast when the file is loaded, which ONNX Runtime does once.
+    """
+    copy = ModelProto()
+    copy.CopyFrom(model)
+    path = source_path(copy.graph, in_float32)
+    kept = {name for node in copy.graph.node if node.name in path for name in node.input}
+    stored = [t for t in copy.graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in kept]
+    for tensor in stored:
+        values = np.clip(numpy_helper.to_array(tensor), -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    whole = {tensor.name: f"{tensor.name}.float32" for tensor in stored}
+    for node in copy.graph.node:
+        node.input[:] = [whole.get(name, name) for name in node.input]
+    casts = [
+        onnx.helper.make_node("Cast", [name], [cast], f"/stored/{cast}", to=TensorProto.FLOAT)
+        for name, cast in whole.items()
+    ]
+    nodes = [*casts, *copy.graph.node]
+    del copy.graph.node[:]
+    copy.graph.node.extend(nodes)
+    onnx.checker.check_model(copy, full_check=True)
+    if in_float32 is not None:
+        assert_source_in_float32(copy, in_float32)
+    return copy
 
 
 def source_path(graph: GraphProto, module: str | None) -> set[str]:

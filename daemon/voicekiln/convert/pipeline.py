@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,11 @@ from voicekiln import __version__, families
 from voicekiln.convert import device
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.graph import export, stamp
-from voicekiln.convert.halve import halve
+from voicekiln.convert.halve import halve, store_as_half
 from voicekiln.convert.verify import verify
-from voicekiln.errors import plain
+from voicekiln.errors import NotFaithful, plain
 from voicekiln.families.base import Exportable
-from voicekiln.job import PRECISIONS, Conversion, OnnxFile, Precision, Recipe, Stage
+from voicekiln.job import Conversion, OnnxFile, Precision, Recipe, Stage
 
 MAX_FACT = 20_000
 """Characters of one value in an ONNX file's metadata."""
@@ -44,8 +45,10 @@ class Stages:
         """Announce the stage, and time what is done in it; a stage may be entered again."""
         self._entered(name)
         begun = self._clock()
-        yield
-        self.seconds[name] = round(self.seconds.get(name, 0.0) + self._clock() - begun, 3)
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.seconds.get(name, 0.0) + self._clock() - begun, 3)
 
 
 def inspect(source: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -88,61 +91,96 @@ def convert(  # noqa: PLR0913, PLR0917 - a job's parts, and the clock for tests
         family, claim = families.choose(checkpoint.outline)
     with stages.stage("build"):
         exportable = family.build(claim, checkpoint.tensors)
-    files = {}
-    with stages.stage("export"):
-        model = export(exportable, recipe.opset)
-        facts = dict(exportable.metadata) | {"source_sha256": sha256, "voicekiln_version": __version__}
-        if "fp32" in recipe.precisions:
-            files["fp32"] = _write(model, staging, "fp32", facts)
-    if "fp16" in recipe.precisions:
-        with stages.stage("halve"):
-            model = halve(model, exportable.in_float32)
-            files["fp16"] = _write(model, staging, "fp16", facts)
-    del model
-    finished = []
-    for precision in PRECISIONS:
-        if precision in files:
-            with stages.stage("verify"):
-                finished.append(_finish(files[precision], precision, recipe.opset, exportable))
+    facts = {**exportable.metadata, "source_sha256": sha256, "voicekiln_version": __version__}
+    bench = _Bench(exportable, recipe, staging, facts, stages)
+    files, notes = bench.files()
     _sync_folder(staging)
     return Conversion(
-        files=tuple(finished),
+        files=files,
         model=dict(claim.model),
         feed=dict(exportable.feed),
-        notes=claim.notes,
+        notes=(*claim.notes, *notes),
         seconds=stages.seconds,
         device=device.device(),
         versions=device.versions(),
     )
 
 
-def _write(model: onnx.ModelProto, staging: Path, precision: Precision, facts: dict[str, str]) -> Path:
-    """Write the model with its metadata, synced, and return the path. Equal models give equal bytes."""
-    stamp(model, {key: plain(value, MAX_FACT) for key, value in (facts | {"precision": precision}).items()})
-    path = staging / f"{precision}.onnx"
-    with path.open("wb") as file:
-        file.write(model.SerializeToString(deterministic=True))
-        file.flush()
-        os.fsync(file.fileno())
-    return path
+@dataclass(frozen=True, slots=True)
+class _Bench:
+    """Where one network becomes files."""
 
+    exportable: Exportable
+    recipe: Recipe
+    staging: Path
+    facts: Mapping[str, str]
+    """For each file's metadata."""
+    stages: Stages
 
-def _finish(path: Path, precision: Precision, opset: int, exportable: Exportable) -> OnnxFile:
-    """Verify the file and describe it by what lies on disk."""
-    fidelity = verify(path, exportable, precision, device.providers())
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        size = file.tell()
-    return OnnxFile(
-        name=path.name,
-        precision=precision,
-        sha256=digest,
-        bytes=size,
-        opset=opset,
-        inputs=exportable.inputs,
-        outputs=exportable.outputs,
-        fidelity=fidelity,
-    )
+    def files(self) -> tuple[tuple[OnnxFile, ...], tuple[str, ...]]:
+        """Return the recipe's files, each of them verified, and notes on how they came about."""
+        wanted = self.recipe.precisions
+        finished: list[OnnxFile] = []
+        notes: list[str] = []
+        with self.stages.stage("export"):
+            model = export(self.exportable, self.recipe.opset)
+            if "fp32" in wanted:
+                self._write(model, "fp32", "float32")
+        if "fp32" in wanted:
+            finished.append(self._verified("fp32"))
+        if "fp16" in wanted:
+            file, note = self._halved(model)
+            finished.append(file)
+            notes += note
+        return tuple(finished), tuple(notes)
+
+    def _halved(self, model: onnx.ModelProto) -> tuple[OnnxFile, list[str]]:
+        """Return the half file: half arithmetic if that is faithful, else half numbers and float32 arithmetic."""
+        with self.stages.stage("halve"):
+            self._write(halve(model, self.exportable.in_float32), "fp16", "half")
+        try:
+            return self._verified("fp16"), []
+        except NotFaithful as unfaithful:
+            found = unfaithful.found
+        with self.stages.stage("halve"):
+            self._write(store_as_half(model, self.exportable.in_float32), "fp16", "float32")
+        note = (
+            "The half-precision file keeps its numbers in half precision but computes in float32, because half "
+            f"arithmetic would have been too far from the network ({found['snr_db']} dB on {found['provider']}, "
+            f"at least {found['wanted_db']} dB is wanted)."
+        )
+        return self._verified("fp16"), [note]
+
+    def _write(self, model: onnx.ModelProto, precision: Precision, arithmetic: str) -> None:
+        """Write the model with its metadata, synced. Equal models give equal bytes."""
+        facts = {**self.facts, "precision": precision, "arithmetic": arithmetic}
+        stamp(model, {key: plain(value, MAX_FACT) for key, value in facts.items()})
+        with self._path(precision).open("wb") as file:
+            file.write(model.SerializeToString(deterministic=True))
+            file.flush()
+            os.fsync(file.fileno())
+
+    def _verified(self, precision: Precision) -> OnnxFile:
+        """Verify the file and describe it by what lies on disk."""
+        path = self._path(precision)
+        with self.stages.stage("verify"):
+            fidelity = verify(path, self.exportable, precision, device.providers())
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+                size = file.tell()
+        return OnnxFile(
+            name=path.name,
+            precision=precision,
+            sha256=digest,
+            bytes=size,
+            opset=self.recipe.opset,
+            inputs=self.exportable.inputs,
+            outputs=self.exportable.outputs,
+            fidelity=fidelity,
+        )
+
+    def _path(self, precision: Precision) -> Path:
+        return self.staging / f"{precision}.onnx"
 
 
 def _sync_folder(folder: Path) -> None:

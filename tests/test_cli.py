@@ -1,0 +1,177 @@
+"""The commands, as a person types them; the worker behind them is the real one."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from kiln import Kiln
+from tiny_voices import write_tiny
+
+from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
+from voicekiln.folders.ledger import State
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def kiln(tmp_path: Path) -> Kiln:
+    """A state folder with one voice done and one refused, and no daemon at work."""
+    kiln = Kiln(tmp_path)
+    kiln.drop("good.pth")
+    kiln.drop("half.pth", b"PK\x03\x04")
+    kiln.run(400)
+    (tmp_path / "config.yaml").touch()
+    return kiln
+
+
+def command(kiln: Kiln, *words: str) -> int:
+    return main([words[0], "--config", str(kiln.at / "config.yaml"), *words[1:]])
+
+
+def test_convert_needs_no_folders(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The result lies beside the file, each stage is told, a bad file among good ones spoils only the status."""
+    good, bad = write_tiny(tmp_path / "good.pth"), tmp_path / "bad.pth"
+    bad.write_text("<html>404</html>")
+    assert main(["convert", str(bad), str(good), "--precision", "both"]) == NOT_DONE
+    told = capsys.readouterr()
+    assert {"good.onnx", "good.fp16.onnx", "good.json"} <= {path.name for path in tmp_path.iterdir()}
+    assert [line.split()[0] for line in told.out.splitlines() if line.endswith("...")][:3] == ["load", "load", "build"]
+    assert "web page" in told.err
+    assert "download" in told.err
+
+
+def test_convert_leaves_foreign_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """An ONNX of somebody else's beside the file is not overwritten; a result of our own is."""
+    voice = write_tiny(tmp_path / "a.pth")
+    (tmp_path / "a.onnx").write_bytes(b"precious")
+    assert main(["convert", str(voice)]) == NOT_DONE
+    assert "already lies" in capsys.readouterr().err
+    assert (tmp_path / "a.onnx").read_bytes() == b"precious"
+    assert main(["convert", str(voice), "--out", str(tmp_path / "out")]) == OK
+    assert main(["convert", str(voice), "--out", str(tmp_path / "out"), "--precision", "fp16"]) == OK
+    assert json.loads((tmp_path / "out/a.json").read_text())["onnx"][0]["precision"] == "fp16"
+
+
+def test_convert_takes_recipes_from_a_configuration(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A recipe by name; one that does not exist is a mistake that lists those that do."""
+    voice = write_tiny(tmp_path / "a.pth")
+    config = tmp_path / "c.yaml"
+    config.write_text("recipes: {modern: {opset: 18}}\n")
+    assert main(["convert", str(voice), "--config", str(config), "--recipe", "modern"]) == OK
+    assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 18
+    assert main(["convert", str(voice), "--config", str(config), "--recipe", "odd"]) == BAD_CONFIG
+    assert "modern" in capsys.readouterr().err
+
+
+def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """For people as lines, for programs as JSON."""
+    voice = write_tiny(tmp_path / "a.pth", version="v1", f0=False)
+    assert main(["inspect", str(voice)]) == OK
+    assert "sample rate" in capsys.readouterr().out
+    assert main(["inspect", str(voice), "--json"]) == OK
+    model = json.loads(capsys.readouterr().out)["model"]
+    assert (model["family"], model["version"], model["f0"], model["speakers"]) == ("rvc", "v1", False, 2)
+
+
+def test_inspect_refuses_with_code_and_hint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file that wants to run code is named as such, and nothing of it is run."""
+
+    class Evil:
+        def __reduce__(self) -> tuple[object, tuple[str]]:
+            return os.system, (f"touch {tmp_path}/harm",)
+
+    torch.save({"weight": Evil()}, tmp_path / "a.pth")
+    assert main(["inspect", str(tmp_path / "a.pth"), "--json"]) == NOT_DONE
+    assert json.loads(capsys.readouterr().out)["code"] == "unsafe-pickle"
+    assert not (tmp_path / "harm").exists()
+    assert main(["inspect", str(tmp_path / "absent.pth")]) == NOT_DONE
+
+
+def test_sample_writes_a_voice_that_inspect_knows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A newcomer without a voice can try everything."""
+    assert main(["sample", str(tmp_path / "new folder")]) == OK
+    assert main(["inspect", str(tmp_path / "new folder/sample.pth"), "--json"]) == OK
+    told = capsys.readouterr().out
+    model = json.loads(told[told.index("{") :])["model"]
+    assert (model["version"], model["sample_rate"], model["f0"]) == ("v2", 40000, True)
+
+
+def test_status_lists_every_file(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> None:
+    """State, reason and what is known, for people and for programs."""
+    assert command(kiln, "status") == OK
+    told = capsys.readouterr().out
+    assert "good.pth" in told
+    assert "refused" in told
+    assert command(kiln, "status", "--json") == OK
+    files = {row["file"]: row for row in json.loads(capsys.readouterr().out)["files"]}
+    assert (files["half.pth"]["state"], files["half.pth"]["code"]) == ("refused", "damaged")
+
+
+def test_retry_and_forget(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> None:
+    """Names as status shows them; an unknown one is told and spoils only the status."""
+    assert command(kiln, "retry", "half.pth", "unknown.pth") == NOT_DONE
+    assert "unknown.pth: not known" in capsys.readouterr().err
+    assert kiln.voice("half.pth").state is State.SETTLING
+    assert command(kiln, "forget", "good.pth") == OK
+    assert [voice.relpath.name for voice in kiln.ledger.voices()] == ["half.pth"]
+    assert (kiln.outbox / "good.onnx").exists()
+
+
+def test_a_dry_sweep_only_tells(kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would go is listed with its age; without --dry-run it goes."""
+    (kiln.at / "config.yaml").write_text("sweep: {max_share: 100%}\n")
+    kiln.service.stop()
+    monkeypatch.setattr("voicekiln.service.time.time", lambda: kiln.wall + 8 * DAY)
+    assert command(kiln, "sweep", "--dry-run") == OK
+    told = capsys.readouterr().out
+    assert "would remove good.onnx: results, published 8.0d ago" in told
+    assert "half.pth" not in told
+    assert (kiln.outbox / "good.onnx").exists()
+    assert command(kiln, "sweep") == OK
+    assert not (kiln.outbox / "good.onnx").exists()
+    assert not (kiln.inbox / "good.pth").exists()
+    assert (kiln.inbox / "half.pth").exists()
+    assert command(kiln, "sweep") == OK
+    assert "Nothing has served its time" in capsys.readouterr().out
+
+
+def test_a_sweep_leaves_sources_in_synced_folders(
+    kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Removing there would remove on the person's own computer."""
+    (kiln.inbox / ".stfolder").mkdir()
+    monkeypatch.setattr("voicekiln.service.time.time", lambda: kiln.wall + 8 * DAY)
+    command(kiln, "sweep", "--dry-run")
+    assert "good.pth" not in capsys.readouterr().out
+
+
+def test_check_says_what_was_understood(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Folders, file systems, how it watches, recipes, device and providers."""
+    (tmp_path / "config.yaml").write_text("settle: {quiet: 9s}\nworker: {device: cpu}\n")
+    assert main(["check", "--config", str(tmp_path / "config.yaml")]) == OK
+    told = capsys.readouterr().out
+    for word in ("inbox", "by events", "recipe  fp16", "sweep   every 6h", "CPUExecutionProvider", "torch 2.13"):
+        assert word in told
+
+
+def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Exit status 78 and a line for each, with its dotted key."""
+    (tmp_path / "config.yaml").write_text("settle: {quite: 9s}\nsweep: {every: soon}\n")
+    assert main(["run", "--config", str(tmp_path / "config.yaml")]) == BAD_CONFIG
+    told = capsys.readouterr().err
+    assert "settle.quite" in told
+    assert "quiet" in told
+    assert "sweep.every" in told
+
+
+def test_without_a_ledger_there_is_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`status` before the first `run` says so, and makes nothing."""
+    (tmp_path / "config.yaml").touch()
+    assert main(["status", "--config", str(tmp_path / "config.yaml")]) == BAD_CONFIG
+    assert "voicekiln run" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

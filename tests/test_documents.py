@@ -1,0 +1,80 @@
+"""Documents that cannot lie: what the README lists is what the code does."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from voicekiln import cli
+from voicekiln.errors import REFUSALS, Refusal
+from voicekiln.families import FAMILIES
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def table(name: str) -> str:
+    """Return what stands between the marks of a table in the README."""
+    found = re.search(rf"<!-- {name} -->\n(.*?)<!-- /{name} -->", README, re.DOTALL)
+    assert found is not None
+    return found[1]
+
+
+def row(kind: type[Refusal]) -> str:
+    gaps = {gap: "…" for gap in kind.gaps()}
+    return f"| `{kind.code}` | {kind.message.format(**gaps)} | {kind.hint.format(**gaps)} |"
+
+
+def test_the_readme_lists_every_refusal_with_its_words() -> None:
+    """Codes, messages and hints stand there as a person will read them, and no others."""
+    lines = ["| code | what it says | what to do |", "|---|---|---|", *map(row, REFUSALS.values())]
+    assert table("refusals") == "\n".join(lines) + "\n"
+
+
+def test_the_readme_lists_every_family() -> None:
+    """A new family is not forgotten there."""
+    lines = ["| family | voices |", "|---|---|", *(f"| `{family.name}` | {family.title} |" for family in FAMILIES)]
+    assert table("families") == "\n".join(lines) + "\n"
+
+
+@pytest.mark.parametrize("kind", REFUSALS.values(), ids=lambda kind: kind.code)
+def test_a_refusal_speaks_to_a_person(kind: type[Refusal]) -> None:
+    """Whole sentences without the words of programmers, and an advice."""
+    said = kind.message + kind.hint
+    assert kind.message.rstrip('"').endswith((".", "…", "}"))
+    assert kind.hint.endswith(".")
+    for word in ("exception", "traceback", "None", "null", "tensor(", "state_dict", "pickle", "stderr"):
+        assert word not in said
+
+
+def test_the_readme_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    """The commands in the help are those in the table."""
+    with pytest.raises(SystemExit):
+        cli.main(["--help"])
+    told = set(re.findall(r"^    (\w+) +\w", capsys.readouterr().out, re.MULTILINE))
+    assert told == set(re.findall(r"^\| `voicekiln (\w+)", README, re.MULTILINE))
+
+
+def test_the_exit_statuses_are_those_of_the_code() -> None:
+    """The table has what `cli` returns, and argparse's own 2."""
+    told = {int(status) for status in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
+    assert told == {cli.OK, cli.NOT_DONE, 2, cli.BUSY, cli.BAD_CONFIG}
+    assert cli.BUSY == os.EX_TEMPFAIL
+
+
+def test_ci_runs_the_readmes_test_command() -> None:
+    """The line in the README is the one that CI takes out of it."""
+    found = re.search(r"<!-- command: test -->\n```sh\n(.*?)\n```", README, re.DOTALL)
+    assert found is not None
+    assert found[1].startswith("python3 -m venv")
+    assert "<!-- command: test -->" in (ROOT / ".ci/run").read_text()
+
+
+def test_files_that_the_readme_names_exist() -> None:
+    """Links and paths of the repository lead somewhere."""
+    names = re.findall(r"\]\(([^)#:]+)\)", README) + re.findall(r"(?<![\w/])(systemd/[\w./-]+)", README)
+    assert names
+    assert [name for name in names if not (ROOT / name).exists()] == []
