@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+
 from convert.small_checkpoints import (
     Pickled,
     around,
@@ -25,7 +26,6 @@ from convert.small_checkpoints import (
     weights,
     written,
 )
-
 from voicekiln.convert.checkpoint import MAX_DEPTH, Checkpoint, open_checkpoint
 from voicekiln.errors import (
     BadNumbers,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from convert.small_checkpoints import archive, members, saved, voice, weights, written
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from convert.small_checkpoints import archive, members, saved, voice, weights, written
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.errors import Refusal
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-
 from voicekiln.convert import device
 from voicekiln.convert.graph import BadGraphError
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from convert.small_checkpoints import LEGACY_HEAD, archive, members, saved, voice, written
 
+from convert.small_checkpoints import LEGACY_HEAD, archive, members, saved, voice, written
 from voicekiln.convert.glance import glance
 from voicekiln.errors import Damaged, Empty, LfsPointer, NotACheckpoint, Refusal, Safetensors, UnsafePickle, WebPage
 

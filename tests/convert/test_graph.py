@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from convert import small_networks
 from onnx import numpy_helper
 from torch import nn
 
+from convert import small_networks
 from voicekiln.convert.graph import BadGraphError, export, noise_nodes, ports, stamp
 from voicekiln.job import OPSETS, Port
 

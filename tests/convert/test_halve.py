@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from convert import small_networks
 from onnx import TensorProto, numpy_helper
 from onnxconverter_common import float16
 
+from convert import small_networks
 from voicekiln.convert import halve as halve_module
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import BadGraphError, export, noise_nodes, ports
@@ -126,7 +126,7 @@ def test_the_converter_alone_still_makes_a_broken_file() -> None:
     broken = float16.convert_float_to_float16(
         model, keep_io_types=True, op_block_list=[], node_block_list=sorted(kept), min_positive_val=0
     )
-    with pytest.raises(Exception, match="Type Error"):  # noqa: PT011 - ONNX Runtime's own have nothing else in common
+    with pytest.raises(Exception, match="Type Error"):
         open_session(broken.SerializeToString(), CPU)
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 import pytest
 import torch
-from convert.small_checkpoints import saved, written
 from numpy.typing import NDArray
-from tiny_voices import tiny, write_tiny, write_training
 
+from convert.small_checkpoints import saved, written
+from tiny_voices import tiny, write_tiny, write_training
 from voicekiln import __version__
 from voicekiln.convert import pipeline, verify
 from voicekiln.convert.pipeline import convert, inspect

@@ -7,15 +7,17 @@ so it is turned down to nothing in a copy of the file (exactly zero makes ONNX R
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-import reference_voices
+import torch
 from onnx import numpy_helper
 
+import reference_voices
 from voicekiln import families
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.device import CPU
@@ -84,6 +86,15 @@ def voice(tmp_path_factory: pytest.TempPathFactory) -> Exportable:
     return family.build(claim, {name: tensor.clone() for name, tensor in checkpoint.tensors.items()})
 
 
+@pytest.fixture
+def _all_processors() -> Iterator[None]:
+    """Let the longest test have what there is."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.mark.usefixtures("_all_processors")
 def test_thirty_seconds_agree_with_the_network(tmp_path: Path, voice: Exportable) -> None:
     """Phase does not drift apart over a long piece with a long unvoiced gap."""
     path = tmp_path / "fp32.onnx"

@@ -11,9 +11,9 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from convert import small_networks
 from onnx import numpy_helper
 
+from convert import small_networks
 from voicekiln.convert import verify as verify_module
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import TRACED_FRAMES, BadGraphError, export, noise_nodes

@@ -183,7 +183,7 @@ class _Follower:
 
 
 def _admit(import_: Sequence[Any]) -> str:
-    """Return the full name of a module and a name in it if a voice may have it; Python 2's count as their later ones."""
+    """Return the full name of a module and a name in it, if a voice may have it; Python 2's are brought up to date."""
     module, name = import_
     if not (isinstance(module, str) and isinstance(name, str)):
         raise TypeError("a name that is no text")

@@ -1,0 +1,34 @@
+"""What the commands say: lengths of time as the configuration writes them, values as people read them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from voicekiln import report
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (None, "never"),
+        (5.0, "5s"),
+        (90.0, "90s"),
+        (300.0, "5m"),
+        (7 * 86400.0, "7d"),
+        (21600.0, "6h"),
+        (700_000.0, "8.1d"),
+    ],
+)
+def test_lengths_of_time_read_as_they_are_written(seconds: float | None, text: str) -> None:
+    """The unit is the largest that fits."""
+    assert report.span(seconds) == text
+
+
+def test_values_are_words() -> None:
+    """No True, None or braces on the terminal."""
+    lines = list(
+        report.model(Path("a.pth"), {"f0": True, "epoch": None, "rates": [10, 2], "extra": {"info": "x"}}, ["n"])
+    )
+    assert lines[1:] == ["  f0     yes", "  epoch  unknown", "  rates  10, 2", "  extra  info x", "  note: n"]
