@@ -8,7 +8,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
@@ -16,8 +16,11 @@ import pytest
 from kiln import Kiln, good, voice_bytes
 from voicekiln import steps
 from voicekiln.errors import BadNumbers
+from voicekiln.folders.inbox import Snapshot
 from voicekiln.folders.ledger import State
+from voicekiln.folders.names import temp_name
 from voicekiln.folders.sidecar import utc
+from voicekiln.folders.watch import FileSystem
 from voicekiln.job import Ending, Lost, Recipe, Refused
 from voicekiln.settings import Settle, Sweep
 from voicekiln.steps import Step
@@ -338,6 +341,15 @@ def test_attempts_are_counted_across_crashes_of_the_daemon_itself(build: Callabl
     assert kiln.read("a.error.json")["code"] == "worker-lost"
 
 
+def test_a_full_disk_at_the_last_attempt_is_not_the_files_fault(build: Callable[..., Kiln]) -> None:
+    """Only the losses that count are counted, also when the others come after them."""
+    losses = [Lost("crashed"), Lost("crashed"), Lost("disk full", counts=False), Lost("disk full", counts=False)]
+    kiln = build(lambda request: losses.pop(0) if losses else good(request))
+    kiln.drop("a.pth")
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
+
+
 def test_trouble_from_outside_is_tried_again_for_ever(build: Callable[..., Kiln]) -> None:
     """A full disk uses up no attempts; when there is room, the voice comes out by itself."""
     kiln = build(lambda _: Lost("the disk is full", counts=False))
@@ -384,6 +396,38 @@ def test_an_absent_inbox_is_not_an_empty_one(kiln: Kiln) -> None:
     kiln.drop("b.pth")
     kiln.run(60)
     assert "b.onnx" in kiln.results()
+
+
+def test_a_folder_beneath_a_mount_point_is_not_the_share(build: Callable[..., Kiln]) -> None:
+    """When another file system shows through, nothing has vanished, nothing is swept and nothing is written."""
+    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln.drop("a.pth")
+    kiln.run()
+    at_home, share = kiln.service.common.home, FileSystem("nfs4", Path("/mnt/nas"), "nas:/voices")
+    kiln.service.common.home = replace(at_home, inbox=share, outbox=share)
+    (kiln.inbox / "a.pth").rename(kiln.at / "a.pth")
+    kiln.drop("b.pth")
+    kiln.skip(8 * DAY)
+    assert [voice.source for voice in kiln.ledger.voices()] == ["there"]
+    assert kiln.results() == {"a.onnx", "a.json"}
+    assert "unmounted" in kiln.service.status()
+    kiln.service.common.home = replace(at_home, outbox=share)
+    kiln.run(60)
+    assert len(kiln.asked) == 2
+    assert "b.onnx" not in kiln.results()
+    kiln.service.common.home = at_home
+    kiln.run(700)
+    assert "b.onnx" in kiln.results()
+
+
+def test_a_folder_that_cannot_be_read_has_not_lost_its_files(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a scan could not see is not taken for vanished."""
+    kiln.drop("sub/a.pth")
+    kiln.run()
+    blind = Snapshot(unreadable={PurePosixPath("sub"): "Permission denied"})
+    monkeypatch.setattr("voicekiln.supervisor.intake.scan", lambda *_, **__: blind)
+    kiln.run(120)
+    assert kiln.voice("sub/a.pth").source == "there"
 
 
 def test_an_absent_outbox_is_waited_for(kiln: Kiln) -> None:
@@ -466,6 +510,19 @@ def test_a_crash_at_any_step_is_made_good(build: Callable[..., Kiln], step: Step
 
 def _sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def test_temporary_files_of_a_killed_daemon_are_cleared(kiln: Kiln) -> None:
+    """Those with this ledger's mark go at the next start, wherever they lie; another daemon's stay."""
+    (kiln.outbox / "deep").mkdir()
+    ours = kiln.outbox / "deep" / temp_name("a.onnx", f"{kiln.ledger.instance}7")
+    theirs = kiln.outbox / temp_name("a.onnx", "0123456787")
+    for path in (ours, theirs):
+        path.touch()
+    kiln.crash()
+    kiln.run(5)
+    assert not ours.exists()
+    assert theirs.exists()
 
 
 def test_a_clean_stop_costs_no_attempt(build: Callable[..., Kiln]) -> None:

@@ -90,20 +90,20 @@ def text(value: str) -> bytes:
 
 def storage(kind: str, key: str, count: int) -> bytes:
     """Return the opcodes that push a storage."""
-    return (
-        b"(" + text("storage") + f"ctorch\n{kind}\n".encode() + text(key) + text("cpu") + b"J" + struct.pack("<i", count)
-        + b"tQ"
-    )  # fmt: skip
+    kind_of_it = text("storage") + f"ctorch\n{kind}\n".encode()
+    return b"(" + kind_of_it + text(key) + text("cpu") + b"J" + struct.pack("<i", count) + b"tQ"
 
 
-def tensor(kind: str, key: str, stored: int, shape: tuple[int, ...], stride: tuple[int, ...]) -> bytes:
+def tensor(  # noqa: PLR0913 - all that makes a tensor
+    kind: str, key: str, stored: int, shape: tuple[int, ...], stride: tuple[int, ...], *, first: int = 0
+) -> bytes:
     """Return the opcodes that push a tensor of any shape and stride over a storage of `stored` numbers."""
 
     def numbers(values: tuple[int, ...]) -> bytes:
         return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
 
     return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key, stored) + b"K\0" + numbers(shape)
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key, stored) + bytes([75, first]) + numbers(shape)
         + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
     )  # fmt: skip
 

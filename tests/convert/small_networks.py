@@ -66,7 +66,8 @@ class TwoNoises(nn.Module):
     def forward(self, phone: torch.Tensor) -> torch.Tensor:
         """Return (batch, frames, features)."""
         first: torch.Tensor = self.first(phone)
-        return phone + first + 2 * self.second(phone) * first
+        second: torch.Tensor = self.second(phone)
+        return phone + first + 2 * second * first
 
 
 def sample(frames: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:

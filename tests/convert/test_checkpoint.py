@@ -270,7 +270,7 @@ FEW = np.arange(4, dtype=np.float32).tobytes()
 TRICKS: dict[str, bytes] = {
     "stretched": around(table(a=tensor("FloatStorage", "0", 4, (1_000_000, 4), (0, 1))), s0=FEW),
     "overlapping": around(
-        table(**{f"t{i}": tensor("FloatStorage", "0", 1000, (900,), (1,)).replace(b"K\0(", bytes([75, i]) + b"(") for i in range(50)}),
+        table(**{f"t{i}": tensor("FloatStorage", "0", 1000, (900,), (1,), first=i) for i in range(50)}),
         s0=bytes(4000),
     ),
     "beyond its part": around(table(a=tensor("FloatStorage", "0", 4, (400,), (1,))), s0=FEW),

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
 from voicekiln.convert import device
 from voicekiln.convert.graph import BadGraphError
+from voicekiln.convert.verify import open_session
 
 
 @pytest.fixture(autouse=True)
@@ -43,13 +45,13 @@ def test_a_provider_that_does_not_start_is_not_counted(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(device.onnxruntime, "get_available_providers", lambda: [device.CUDA, device.CPU])
-    monkeypatch.setattr(device.onnxruntime, "preload_dlls", lambda: None)
-    monkeypatch.setattr(device, "open_session", refuse)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [device.CUDA, device.CPU])
+    monkeypatch.setattr(onnxruntime, "preload_dlls", lambda: None)
+    monkeypatch.setattr("voicekiln.convert.device.open_session", refuse)
     assert "does not use" in str(device.why_cpu())
     assert device.providers() == (device.CPU,)
     device.why_cpu.cache_clear()
-    monkeypatch.setattr(device, "open_session", lambda *_: None)
+    monkeypatch.setattr("voicekiln.convert.device.open_session", lambda *_: None)
     assert device.providers() == (device.CPU, device.CUDA)
     device.why_cpu.cache_clear()
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -58,7 +60,7 @@ def test_a_provider_that_does_not_start_is_not_counted(monkeypatch: pytest.Monke
 
 def test_the_trial_model_runs() -> None:
     """The model that a provider is tried with is sound: the CPU runs it."""
-    session = device.open_session(device._trial(), device.CPU)
+    session = open_session(device._trial(), device.CPU)
     assert session.run(None, {"x": np.array([2], np.float32)})[0].tolist() == [-2]
 
 

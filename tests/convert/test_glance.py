@@ -7,6 +7,7 @@ import pickle
 import struct
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -176,7 +177,7 @@ def test_a_harmful_pickle_is_known_in_every_protocol(tmp_path: Path, protocol: i
     """Text or binary, the import is found and named."""
 
     class Evil:
-        def __reduce__(self) -> object:
+        def __reduce__(self) -> tuple[Any, ...]:
             return print, ("harm",)
 
     found = refusal(tmp_path, pickle.dumps({"weight": Evil()}, protocol=protocol))

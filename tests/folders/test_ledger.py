@@ -24,6 +24,12 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
         yield opened
 
 
+def row(ledger: Ledger, voice: int) -> Voice:
+    found = ledger.by_id(voice)
+    assert found is not None
+    return found
+
+
 def seen(ledger: Ledger, name: PurePosixPath = NAME, stamp: FileStamp = STAMP) -> Voice:
     return ledger.sight(name, "default", stamp, at=100.0)
 
@@ -31,7 +37,7 @@ def seen(ledger: Ledger, name: PurePosixPath = NAME, stamp: FileStamp = STAMP) -
 def queued(ledger: Ledger, name: PurePosixPath = NAME, key: str = "key") -> Voice:
     voice = seen(ledger, name)
     ledger.spooled(voice.id, STAMP, "aa", key, f"job{voice.id}")
-    return ledger.by_id(voice.id)
+    return row(ledger, voice.id)
 
 
 def done(ledger: Ledger, tmp_path: Path, name: PurePosixPath = NAME) -> Voice:
@@ -40,7 +46,7 @@ def done(ledger: Ledger, tmp_path: Path, name: PurePosixPath = NAME) -> Voice:
     ledger.ended(voice.id, converted(Job("j", tmp_path, tmp_path, "aa", Recipe("default"))))
     file = Published(name.with_suffix(".onnx"), "onnx", "bb", 7)
     ledger.published(voice.id, [file], [], at=200.0)
-    return ledger.by_id(voice.id)
+    return row(ledger, voice.id)
 
 
 def test_everything_survives_a_reopening(tmp_path: Path) -> None:
@@ -71,13 +77,15 @@ def test_names_of_any_bytes_are_kept(ledger: Ledger) -> None:
     voice = seen(ledger, name)
     assert ledger.voice(name) == voice
     assert ledger.claim_base(voice.id, name.with_suffix(""), ["b\udcff/\udce9.onnx"])
-    assert ledger.by_id(voice.id).base == name.with_suffix("")
+    assert row(ledger, voice.id).base == name.with_suffix("")
 
 
 def test_an_attempt_is_counted_before_it_begins_and_survives(tmp_path: Path) -> None:
     """A daemon that dies in the middle of a job finds the attempt counted."""
     with Ledger(tmp_path / "l") as first:
-        assert first.start(queued(first).id) == 1
+        started = first.start(queued(first).id)
+        assert started is not None
+        assert started.attempts == 1
     with Ledger(tmp_path / "l") as second:
         voice = second.voice(NAME)
         assert voice is not None
@@ -89,10 +97,10 @@ def test_a_loss_that_does_not_count_gives_the_attempt_back(ledger: Ledger) -> No
     voice = queued(ledger)
     ledger.start(voice.id)
     ledger.lost(voice.id, "disk full", 300.0, counts=False)
-    assert ledger.by_id(voice.id).attempts == 0
+    assert row(ledger, voice.id).attempts == 0
     ledger.start(voice.id)
     ledger.lost(voice.id, "crashed", 300.0, counts=True)
-    assert ledger.by_id(voice.id).attempts == 1
+    assert row(ledger, voice.id).attempts == 1
 
 
 def test_new_content_begins_with_no_attempts_and_no_ending(ledger: Ledger, tmp_path: Path) -> None:
@@ -101,7 +109,7 @@ def test_new_content_begins_with_no_attempts_and_no_ending(ledger: Ledger, tmp_p
     again = seen(ledger, stamp=NEWER)
     assert (again.state, again.ending) == (State.SETTLING, voice.ending)
     ledger.spooled(voice.id, NEWER, "cc", "other key", "job")
-    fresh = ledger.by_id(voice.id)
+    fresh = row(ledger, voice.id)
     assert (fresh.attempts, fresh.ending, fresh.stamp) == (0, None, NEWER)
 
 
@@ -127,7 +135,7 @@ def test_two_voices_never_share_an_output_name(ledger: Ledger) -> None:
     a, b = seen(ledger), seen(ledger, PurePosixPath("b.pth"))
     assert ledger.claim_base(a.id, PurePosixPath("v"), ["v.onnx", "v.fp16.onnx"])
     assert not ledger.claim_base(b.id, PurePosixPath("v.fp16"), ["v.fp16.onnx", "v.fp16.fp16.onnx"])
-    assert ledger.by_id(b.id).base is None
+    assert row(ledger, b.id).base is None
     assert ledger.claim_base(a.id, PurePosixPath("v"), ["v.onnx", "v.fp16.onnx"])
 
 
@@ -136,7 +144,7 @@ def test_a_vanished_source_keeps_its_row_while_results_lie_there(ledger: Ledger,
     voice = done(ledger, tmp_path)
     ledger.claim_base(voice.id, PurePosixPath("v"), ["v.onnx"])
     ledger.vanished(voice.id)
-    assert ledger.by_id(voice.id).source == "gone"
+    assert row(ledger, voice.id).source == "gone"
     ledger.swept_files(voice.id, [NAME.with_suffix(".onnx")])
     assert ledger.voice(NAME) is None
     assert ledger.claim_base(seen(ledger).id, PurePosixPath("v"), ["v.onnx"])
@@ -152,7 +160,7 @@ def test_a_source_that_vanishes_in_work_is_still_finished(ledger: Ledger) -> Non
     """The spooled copy is enough to go on with."""
     voice = queued(ledger)
     ledger.vanished(voice.id)
-    assert ledger.by_id(voice.id).state is State.QUEUED
+    assert row(ledger, voice.id).state is State.QUEUED
 
 
 @pytest.mark.parametrize("command", ["retry", "forget"])
@@ -161,14 +169,14 @@ def test_commands_leave_alone_what_is_in_work(ledger: Ledger, command: str) -> N
     voice = queued(ledger)
     ledger.start(voice.id)
     assert getattr(ledger, command)(voice.id) is False
-    assert ledger.by_id(voice.id).state is State.CONVERTING
+    assert row(ledger, voice.id).state is State.CONVERTING
 
 
 def test_retry_forgets_the_ending_and_the_attempts(ledger: Ledger, tmp_path: Path) -> None:
     """After retry a voice goes through everything again, twins or not."""
     voice = done(ledger, tmp_path)
     assert ledger.retry(voice.id)
-    again = ledger.by_id(voice.id)
+    again = row(ledger, voice.id)
     assert (again.state, again.attempts, again.key, again.ending) == (State.SETTLING, 0, None, None)
 
 
@@ -176,4 +184,12 @@ def test_an_ending_with_an_unknown_code_is_no_ending(ledger: Ledger, tmp_path: P
     """A refusal written by another version of voicekiln is judged anew, not shown half."""
     voice = done(ledger, tmp_path)
     ledger._set(voice.id, ending='{"refused": {"code": "of-tomorrow", "found": {}}}')
-    assert ledger.by_id(voice.id).ending is None
+    assert row(ledger, voice.id).ending is None
+
+
+def test_a_voice_that_was_just_forgotten_is_not_started(ledger: Ledger) -> None:
+    """A command may remove a queued voice in the moment in which the daemon takes it."""
+    voice = queued(ledger)
+    assert ledger.forget(voice.id)
+    assert ledger.start(voice.id) is None
+    ledger.unchanged(voice.id, STAMP, at=1.0)

@@ -13,7 +13,7 @@ import pytest
 from endings import converted, onnx_bytes
 from voicekiln.errors import Damaged, ShareAwayError
 from voicekiln.folders import sidecar
-from voicekiln.folders.ledger import Ledger, State, Voice
+from voicekiln.folders.ledger import Ledger, State
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.sweep import Lives, carry_out, note, plan
 from voicekiln.job import FileStamp, Job, Recipe, Refused
@@ -33,7 +33,7 @@ class House:
         self.staging = at / "staging"
         self.ledger = Ledger(at / "ledger")
 
-    def voice(self, name: str, *, good: bool = True, state: State | None = None) -> Voice:
+    def voice(self, name: str, *, good: bool = True, state: State | None = None) -> None:
         path = self.inbox / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"weights of {name}".encode())
@@ -44,7 +44,7 @@ class House:
         ending = converted(job) if good else Refused(Damaged(what="x"))
         self.ledger.ended(row.id, ending)
         if state is not None:
-            return self.ledger.by_id(row.id)
+            return
         origin = sidecar.Origin(relpath, job.sha256, stamp.size, 0.0)
         base = relpath.with_suffix("")
         if isinstance(ending, Refused):
@@ -54,7 +54,6 @@ class House:
             pieces = sidecar.result(origin, ending.conversion, job.recipe, base, sources, 0.0)
         files = publish(self.outbox, Delivery(pieces, (), {}, "token"), Rights())
         self.ledger.published(row.id, files, [], at=0.0)
-        return self.ledger.by_id(row.id)
 
     def sweep(self, lives: Lives, now: float, share: float = 1.0) -> list[str]:
         removed = []

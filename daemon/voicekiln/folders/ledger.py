@@ -202,9 +202,10 @@ class Ledger:
         row = self._db.execute("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),)).fetchone()
         return None if row is None else _voice(row)
 
-    def by_id(self, voice: int) -> Voice:
-        """Return the row with this number; it has to exist."""
-        return _voice(self._db.execute("SELECT * FROM voices WHERE id = ?", (voice,)).fetchone())
+    def by_id(self, voice: int) -> Voice | None:
+        """Return the row with this number."""
+        row = self._db.execute("SELECT * FROM voices WHERE id = ?", (voice,)).fetchone()
+        return None if row is None else _voice(row)
 
     def stamps(self) -> dict[PurePosixPath, Known]:
         """Return what a scan has to be compared with."""
@@ -250,8 +251,8 @@ class Ledger:
                 "state = excluded.state, reason = '', next_try = NULL, job = NULL, source = 'there'",
                 (os.fsencode(relpath), recipe, json.dumps(astuple(stamp)), State.SETTLING, at),
             )
-        seen = self.voice(relpath)
-        assert seen is not None  # noqa: S101 - it was written a line above
+            seen = self.voice(relpath)
+        assert seen is not None  # noqa: S101 - it was written a line above, in the same transaction
         return seen
 
     def wait(self, voice: int, state: State, reason: str, next_try: float | None = None) -> None:
@@ -268,14 +269,14 @@ class Ledger:
                 (json.dumps(astuple(stamp)), sha256, job, State.QUEUED, key, key, key, voice),
             )
 
-    def start(self, voice: int) -> int:
-        """Count an attempt, on disk, before the work begins; return how many there were with it."""
+    def start(self, voice: int) -> Voice | None:
+        """Count an attempt, on disk, before the work begins; None if a command has just forgotten the voice."""
         with self._change():
             self._db.execute(
                 "UPDATE voices SET state = ?, attempts = attempts + 1, reason = '', next_try = NULL WHERE id = ?",
                 (State.CONVERTING, voice),
             )
-        return self.by_id(voice).attempts
+            return self.by_id(voice)
 
     def lost(self, voice: int, reason: str, next_try: float | None, *, counts: bool) -> None:
         """Note that the attempt came to nothing and will be made again; one that does not count is given back."""
@@ -378,6 +379,8 @@ class Ledger:
 
     def _rest(self, voice: int, finished: float) -> None:
         row = self.by_id(voice)
+        if row is None:  # a command has just forgotten it
+            return
         state = State.DONE if isinstance(row.ending, Converted) else State.REFUSED
         self._db.execute(
             "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ? WHERE id = ?",

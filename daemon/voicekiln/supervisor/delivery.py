@@ -125,10 +125,10 @@ class Post:
 
     def _say_taken(self, voice: Voice, refusal: NameTaken) -> None:
         """Tell the person in the outbox, too; the result follows when the way is free."""
-        base = self._common.ledger.by_id(voice.id).base
-        if base is None or not isinstance(voice.ending, Converted):
+        current = self._common.ledger.by_id(voice.id)
+        if current is None or current.base is None or not isinstance(voice.ending, Converted):
             return
-        delivery = self._delivery(voice, [self._refusal(voice, refusal, base)], replaces_all=False)
+        delivery = self._delivery(voice, [self._refusal(voice, refusal, current.base)], replaces_all=False)
         common = self._common
         common.hands.do(
             f"publishing {shown(voice.relpath)}",

@@ -105,24 +105,27 @@ class Dispatch:
                 self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
             elif voice.attempts >= self._common.settings.worker.attempts:
                 self._give_up(voice, voice.reason)
-            else:
-                self._send(bench, voice)
+            elif self._send(bench, voice):
                 return
 
-    def _send(self, bench: Bench, voice: Voice) -> None:
+    def _send(self, bench: Bench, voice: Voice) -> bool:
+        """Begin the job; False if a command has just forgotten the voice."""
         assert voice.job is not None and voice.sha256 is not None  # noqa: S101, PT018 - so it is with queued voices
         common = self._common
         staging = common.staging(voice.job)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700, parents=True)
         recipe = common.recipe(voice)
-        attempt = common.ledger.start(voice.id)
+        started = common.ledger.start(voice.id)
+        if started is None:
+            return False
         passed(Step.STARTED)
-        common.log.info("job.started", file=shown(voice.relpath), recipe=recipe.name, attempt=attempt)
-        bench.voice = common.ledger.by_id(voice.id)
+        common.log.info("job.started", file=shown(voice.relpath), recipe=recipe.name, attempt=started.attempts)
+        bench.voice = started
         job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe)
         bench.keeper.begin(Convert(job), self._common.now.mono)
         passed(Step.SENT)
+        return True
 
     def _end(self, voice: Voice, ending: Ending) -> None:
         if isinstance(ending, Lost):
