@@ -105,6 +105,7 @@ def test_status_lists_every_file(kiln: Kiln, capsys: pytest.CaptureFixture[str])
     """State, reason and what is known, for people and for programs."""
     assert command(kiln, "status") == OK
     told = capsys.readouterr().out
+    assert "does not run" in told
     assert "good.pth" in told
     assert "refused" in told
     assert command(kiln, "status", "--json") == OK

@@ -186,10 +186,11 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     with _ledger(options) as ledger:
+        running = service.is_running(config.load(options.config).state)
         if options.json:
-            _say(json.dumps(report.status_json(ledger), indent=2, ensure_ascii=False))
+            _say(json.dumps(report.status_json(ledger, running=running), indent=2, ensure_ascii=False))
         else:
-            for line in report.status(ledger):
+            for line in report.status(ledger, running=running):
                 _say(line)
     return OK
 

@@ -72,18 +72,19 @@ def conversion(path: Path, done: Conversion, files: Sequence[Path]) -> Iterator[
         yield f"  -> {file_path}"
 
 
-def status(ledger: Ledger) -> Iterator[str]:
+def status(ledger: Ledger, *, running: bool) -> Iterator[str]:
     """Yield a line for the daemon and one for every known file."""
-    yield ledger.fact("status") or "The daemon has not run yet."
+    yield ledger.fact("status") or "nothing yet" if running else "The daemon does not run; this is how it left things."
     for voice in ledger.voices():
         told = " - ".join(part for part in (_why(voice), _next(voice)) if part)
         yield f"{voice.state:<11}{shown(voice.relpath)}{'  ' + told if told else ''}"
 
 
-def status_json(ledger: Ledger) -> dict[str, Any]:
+def status_json(ledger: Ledger, *, running: bool) -> dict[str, Any]:
     """Return the same as JSON values."""
     return {
-        "daemon": ledger.fact("status"),
+        "running": running,
+        "daemon": ledger.fact("status") if running else None,
         "device": ledger.fact("device"),
         "files": [_row(v) for v in ledger.voices()],
     }

@@ -35,6 +35,7 @@ from voicekiln.supervisor.upkeep import Broom, clear_litter, recover
 from voicekiln.worker.keeper import Keeper
 
 LEDGER = "ledger.sqlite"
+LOCK = "lock"
 FIXED = ("inbox", "outbox", "state", "worker")
 """Settings that a running daemon cannot change."""
 
@@ -57,7 +58,7 @@ def only_daemon(state: Path) -> Iterator[None]:
     Raises:
         AlreadyRunningError: if another process holds it.
     """
-    file = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    file = os.open(state / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -66,6 +67,17 @@ def only_daemon(state: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
+
+
+def is_running(state: Path) -> bool:
+    """Say whether a daemon works on this state folder."""
+    if not (state / LOCK).exists():  # made by the daemon, with its rights; not by whoever asks
+        return False
+    try:
+        with only_daemon(state):
+            return False
+    except AlreadyRunningError:
+        return True
 
 
 class Service:

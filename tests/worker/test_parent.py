@@ -422,6 +422,30 @@ class TestStart:
         assert isinstance(ending(events), Converted)
         assert pid_of(events) != first
 
+    def test_one_that_died_while_idle_is_noticed_though_its_pipes_are_open(
+        self, bench: MakeBench, tmp_path: Path
+    ) -> None:
+        """A grandchild that escaped holds them, so no end of output tells of the death."""
+        worker = bench("""
+            ready()
+            job = hear()
+            if (child := os.fork()) == 0:
+                os.setsid()
+                time.sleep(15)
+                os._exit(0)
+            print(child, file=sys.stderr, flush=True)
+            time.sleep(0.1)
+            finish(job)
+            os._exit(1)
+        """)
+        events = worker.run(convert(tmp_path, "j1"))
+        assert vanishes(pid_of(events))
+        events += worker.run(convert(tmp_path, "j2"))
+        assert all(isinstance(event.ending, Converted) for event in events if isinstance(event, Ended))
+        for event in events:
+            if isinstance(event, Said):
+                os.kill(int(event.text), signal.SIGKILL)
+
     def test_one_that_is_ready_and_dies_is_not_started_for_ever(self, bench: MakeBench, tmp_path: Path) -> None:
         """A request is bound to the first process that is started for it."""
         worker = bench("ready()\nos._exit(1)\n")

@@ -191,7 +191,6 @@ class Worker:
         """Take an answer that is well formed, if it is due."""
         if isinstance(answer, Ready) and shift.ready is None:
             shift.ready = answer
-            shift.rest(now)
             self._events.append(answer)
             self._proceed(now)
             return
