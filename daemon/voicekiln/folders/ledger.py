@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, astuple, dataclass
 from enum import StrEnum
@@ -194,8 +194,15 @@ class Ledger:
 
     def voices(self, *states: State) -> list[Voice]:
         """Return the voices in these states (all, if none is given), the longest known first."""
+        return [_voice(row) for row in self._in_order(states)]
+
+    def first(self, wanted: Callable[[Voice], bool], *states: State) -> Voice | None:
+        """Return the longest known voice in these states that is `wanted`; of thousands that wait, few are read."""
+        return next((voice for row in self._in_order(states) if wanted(voice := _voice(row))), None)
+
+    def _in_order(self, states: Sequence[State]) -> sqlite3.Cursor:
         some = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
-        return [_voice(r) for r in self._db.execute(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)]  # noqa: S608 - question marks only
+        return self._db.execute(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)  # noqa: S608 - question marks only
 
     def voice(self, relpath: PurePosixPath) -> Voice | None:
         """Return the row of a source file."""
@@ -227,6 +234,17 @@ class Ledger:
             (voice.key, voice.id, *AT_REST),
         ).fetchone()
         return None if row is None else _voice(row)
+
+    def keys_in_work(self) -> set[str]:
+        """Return the keys whose ending is near, so that copies of the same content wait for it.
+
+        They do not wait for a publication that is stuck.
+        """
+        rows = self._db.execute(
+            "SELECT DISTINCT key FROM voices WHERE state IN (?, ?, ?) AND reason = '' AND key IS NOT NULL",
+            (State.CONVERTING, State.CONVERTED, State.REFUSING),
+        )
+        return {row["key"] for row in rows}
 
     def counts(self) -> dict[State, int]:
         """Return how many voices there are in each state."""

@@ -34,10 +34,10 @@ class Post:
         """Hand the next ending that is due to the hands, unless one is with them already."""
         if self._under_way is not None:
             return
-        for voice in self._common.ledger.voices(State.CONVERTED, State.REFUSING):
-            if self._common.may_try(voice.id):
-                self._send(voice)
-                return
+        ledger, common = self._common.ledger, self._common
+        voice = ledger.first(lambda v: common.may_try(v.id), State.CONVERTED, State.REFUSING)
+        if voice is not None:
+            self._send(voice)
 
     def _send(self, voice: Voice) -> None:
         common = self._common

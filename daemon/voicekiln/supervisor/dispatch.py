@@ -94,8 +94,7 @@ class Dispatch:
 
     def _give(self, bench: Bench) -> None:
         ledger = self._common.ledger
-        # A copy of what is in work waits for its end; not for ever, should the publication be stuck.
-        in_work = {v.key for v in ledger.voices(State.CONVERTING, State.CONVERTED, State.REFUSING) if not v.reason}
+        in_work = ledger.keys_in_work()
         for voice in ledger.voices(State.QUEUED):
             if voice.key in in_work or not self._common.may_try(voice.id):
                 continue

@@ -159,10 +159,9 @@ class Intake:
         ledger = self._common.ledger
         if ledger.counts().get(State.QUEUED, 0) >= MAX_SPOOLED:
             return
-        for voice in ledger.voices(State.SETTLING, State.INCOMPLETE):
-            if self._is_due(voice):
-                self._take(voice)
-                return
+        voice = ledger.first(self._is_due, State.SETTLING, State.INCOMPLETE)
+        if voice is not None:
+            self._take(voice)
 
     def _is_due(self, voice: Voice) -> bool:
         settle = self._common.settings.settle
