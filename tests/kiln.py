@@ -16,13 +16,15 @@ from typing import Any, TypeVar
 
 from endings import converted
 from fake_worker import FakeWorker
-from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.voices import Voice
 from voicekiln.job import Ending
 from voicekiln.notify import Notifier
 from voicekiln.service import LEDGER, Service
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Home, Now
+from voicekiln.supervisor.common import Common, Now
 from voicekiln.supervisor.hands import Finish, attempt
+from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.intake import EXPECTED
 from voicekiln.worker.wire import Convert, Looked, Request
 
@@ -47,12 +49,38 @@ class PromptHands:
         for finish in finished:
             finish()
 
-    def doing(self) -> str | None:
+    def stuck(self) -> str | None:
         return None
+
+    def busy(self) -> bool:
+        """Whether there is something to collect, for which real hands would wake the loop."""
+        return bool(self._finished)
 
     def close(self, wait_s: float) -> bool:
         del wait_s
         return True
+
+
+class SlowHands(PromptHands):
+    """Hands that begin with nothing before the next tick, and tell of nothing before the one after that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._todo: list[Callable[[], Finish]] = []
+
+    def do(
+        self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
+        del what
+        self._todo.append(lambda: attempt(work, done, failed, EXPECTED))
+
+    def collect(self) -> None:
+        super().collect()
+        if self._todo:
+            self._finished.append(self._todo.pop(0)())
+
+    def busy(self) -> bool:
+        return bool(self._todo) or super().busy()
 
 
 class Lines:
@@ -87,9 +115,16 @@ def voice_bytes(content: str = "weights") -> bytes:
 class Kiln:
     """See the module."""
 
-    def __init__(self, at: Path, answer: Callable[[Request], Ending | Looked | None] = good, **changes: Any) -> None:
+    def __init__(
+        self,
+        at: Path,
+        answer: Callable[[Request], Ending | Looked | None] = good,
+        hands: type[PromptHands] = PromptHands,
+        **changes: Any,
+    ) -> None:
         self.at = at
         self.answer = answer
+        self.hands = hands
         for name in ("inbox", "outbox", "state"):
             (at / name).mkdir(exist_ok=True)
         self.settings = replace(Settings.in_folder(at), **changes)
@@ -102,7 +137,8 @@ class Kiln:
         self.log = Lines()
         self.ledger = Ledger(self.settings.state / LEDGER)
         self.keeper = FakeWorker(self._answer)
-        common = Common(self.settings, self.ledger, PromptHands(), self.log, Home.of(self.settings), self.now)
+        homes = Homes.of(self.settings)
+        common = Common(self.settings, self.ledger, self.hands(), self.log, homes, homes.name_max(), self.now)
         self.service = Service(common, [self.keeper], Notifier())
 
     @property
@@ -124,13 +160,17 @@ class Kiln:
 
     def run(self, seconds: float = 30.0) -> None:
         """Let time pass: tick whenever the loop wants to, at least every five seconds."""
-        end = self.mono + seconds
+        end, turns = self.mono + seconds, 0
         while self.mono < end:
             due = min(self.service.tick(self.now), end)
-            step = max(due - self.mono, 0.05)
+            if self.service.common.hands.busy():  # type: ignore[attr-defined]  # ours; real ones ring the bell
+                due = self.mono
+            step = max(due - self.mono, 0.02)  # the time that hands and worker take
             self.mono += step
             self.wall += step
+            turns += 1
         self.service.tick(self.now)
+        assert turns < 500 + 10 * seconds, "the loop spins"
 
     def skip(self, seconds: float) -> None:
         """Let much time pass as for a machine that slept, and then run for a minute."""

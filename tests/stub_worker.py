@@ -83,6 +83,7 @@ class Bench:
         idle_s: float = 30.0,
         memory_bytes: int = 10**9,
         patience: Patience = PATIENCE,
+        wake: Callable[[], None] | None = None,
     ) -> None:
         self.woken = threading.Event()
         self.worker = Worker(
@@ -91,7 +92,7 @@ class Bench:
             deadlines={"start": start_s} | dict.fromkeys(STAGES, stage_s),
             idle_s=idle_s,
             memory_bytes=memory_bytes,
-            wake=self.woken.set,
+            wake=wake or self.woken.set,
             patience=patience,
         )
         self.events: list[Event] = []

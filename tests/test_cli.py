@@ -9,11 +9,11 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
+
 from kiln import Kiln
 from tiny_voices import write_tiny
-
 from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
-from voicekiln.folders.ledger import State
+from voicekiln.folders.voices import State
 
 DAY = 86400.0
 
@@ -123,7 +123,9 @@ def test_retry_and_forget(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> Non
     assert (kiln.outbox / "good.onnx").exists()
 
 
-def test_a_dry_sweep_only_tells(kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_dry_sweep_only_tells(
+    kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What would go is listed with its age; without --dry-run it goes."""
     (kiln.at / "config.yaml").write_text("sweep: {max_share: 100%}\n")
     kiln.service.stop()

@@ -15,9 +15,9 @@ import onnx
 import pytest
 
 import voicekiln
-from voicekiln.families.sample import write_sample
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
+from voicekiln.families.sample import write_sample
 from voicekiln.steps import Step
 
 SCHEMAS = Path(voicekiln.__file__).parent / "folders"

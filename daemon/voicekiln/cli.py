@@ -17,16 +17,18 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from voicekiln import __version__, config, logs, report, service
-from voicekiln.errors import ConfigError, Refusal, ShareAwayError, plain
+from voicekiln.errors import ConfigError, LedgerError, Refusal, ShareAwayError, plain
 from voicekiln.folders.inbox import scan
-from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.sweep import Swept, carry_out, note, plan
+from voicekiln.folders.voices import Voice
 from voicekiln.job import PRECISIONS, Recipe
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
-from voicekiln.supervisor.upkeep import WANT_SWEEP, lives
+from voicekiln.supervisor.homes import SHARES, Homes
+from voicekiln.supervisor.sweeping import WANT_SWEEP, lives
 
 OK = 0
 NOT_DONE = 1
@@ -51,8 +53,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except service.AlreadyRunningError as error:
         _complain(f"another voicekiln works on the state folder {error}")
         return BUSY
-    except ShareAwayError as error:
+    except LedgerError as error:
         _complain(str(error))
+        return BAD_CONFIG
+    except (ShareAwayError, OSError) as error:
+        _complain(plain(str(error)))
         return NOT_DONE
     except KeyboardInterrupt:
         return 130
@@ -139,6 +144,7 @@ def _convert(options: argparse.Namespace) -> int:
         for path in options.files:
             out = options.out or path.absolute().parent
             try:
+                path.stat()  # before a folder is made for a slip of the pen
                 out.mkdir(parents=True, exist_ok=True)
                 conversion, files = desk.convert(path, out, recipe, lambda stage: _say(f"  {stage} ..."))
             except (Refusal, NotDoneError, ShareAwayError, StagingLostError, OSError) as error:
@@ -217,7 +223,7 @@ def _do(ledger: Ledger, verb: str, voice: Voice) -> bool:
 
 
 def _sweep(options: argparse.Namespace) -> int:
-    settings = config.load(options.config)
+    settings = config.load_prepared(options.config)  # where `run` would not start, nothing is swept either
     with _ledger(options) as ledger:
         if not options.dry_run:
             try:
@@ -232,6 +238,9 @@ def _sweep(options: argparse.Namespace) -> int:
 
 def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     roots = settings.inbox, settings.outbox
+    homes = Homes.of(settings)
+    for share in SHARES:
+        homes.check(share)
     synced: tuple[PurePosixPath, ...] = ()
     if not settings.sweep.originals_elsewhere:
         synced = tuple(marker.parent for marker in scan(settings.inbox).markers)

@@ -35,6 +35,10 @@ class ConfigError(Exception):
         self.problems = problems
 
 
+class LedgerError(Exception):
+    """The ledger cannot be used; a person has to see to it."""
+
+
 class ShareAwayError(Exception):
     """A root folder is not there or does not answer: a state to wait out, never an empty folder."""
 

@@ -32,9 +32,11 @@ STAGES: tuple[Stage, ...] = get_args(Stage)
 
 @dataclass(frozen=True, slots=True)
 class FileStamp:
-    """What tells one state of a file from another, taken from a freshly opened descriptor."""
+    """What tells one state of a file from another, taken from a freshly opened descriptor.
 
-    dev: int
+    Without the device: its number changes with every mount of a share, and the files are the same.
+    """
+
     ino: int
     size: int
     """Bytes."""
@@ -45,7 +47,7 @@ class FileStamp:
     @classmethod
     def of(cls, st: os.stat_result) -> Self:
         """Return the stamp in a stat result."""
-        return cls(st.st_dev, st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
+        return cls(st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,6 +242,9 @@ def _onnx_file(raw: object) -> OnnxFile:
     facts = _mapping(raw)
     if facts["precision"] not in PRECISIONS or facts["name"] != f"{facts['precision']}.onnx":
         raise ValueError("a file of an unknown precision or name")
+    fidelity = tuple(_fidelity(f) for f in facts["fidelity"])
+    if not fidelity or not all(f.snr_db >= f.wanted_db for f in fidelity):
+        raise ValueError("a file that was not verified")
     return OnnxFile(
         name=facts["name"],
         precision=facts["precision"],
@@ -248,5 +253,5 @@ def _onnx_file(raw: object) -> OnnxFile:
         opset=_whole(facts["opset"]),
         inputs=tuple(_port(p) for p in facts["inputs"]),
         outputs=tuple(_port(p) for p in facts["outputs"]),
-        fidelity=tuple(_fidelity(f) for f in facts["fidelity"]),
+        fidelity=fidelity,
     )

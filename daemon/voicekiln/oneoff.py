@@ -8,6 +8,7 @@ is not a voicekiln result is never overwritten.
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 import threading
 import time
@@ -18,17 +19,17 @@ from typing import Self
 from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
 from voicekiln.folders.inbox import kind_of, stamp_of
-from voicekiln.folders.ledger import Published
 from voicekiln.folders.names import output_base
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.spool import Spooled, take
+from voicekiln.folders.voices import Published
 from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Stage
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import devices, hire
 from voicekiln.worker.keeper import At, Ended
 from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample
 
-_JOB = "oneoff"
+_JOB = f"oneoff{os.getpid()}"
 
 
 class NotDoneError(Exception):

@@ -6,12 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from voicekiln.folders.ledger import Ledger, Voice
+from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.sidecar import utc
 from voicekiln.folders.sweep import Item
+from voicekiln.folders.voices import Voice
 from voicekiln.folders.watch import file_system
 from voicekiln.job import Conversion, Converted, Refused
+from voicekiln.service import uses_events
 from voicekiln.settings import Settings
 from voicekiln.worker.wire import Ready
 
@@ -24,9 +26,7 @@ def settings(understood: Settings) -> Iterator[str]:
         path = getattr(understood, name)
         where = file_system(path)
         yield f"{name:<8}{path}  ({where.type}{', network' if where.is_network else ''})"
-    events = understood.scan.events == "on" or (
-        understood.scan.events == "auto" and not file_system(understood.inbox).is_network
-    )
+    events = uses_events(understood, file_system(understood.inbox))
     every = understood.scan.rescan if events else understood.scan.poll
     yield f"watch   {'by events, and' if events else 'without events,'} by a full scan every {span(every)}"
     for recipe in understood.recipes.values():

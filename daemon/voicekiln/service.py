@@ -9,29 +9,33 @@ from __future__ import annotations
 
 import fcntl
 import os
+import select
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 
 from voicekiln import __version__, config, logs
-from voicekiln.errors import ConfigError
-from voicekiln.folders.ledger import Ledger, State
+from voicekiln.errors import ConfigError, plain
+from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
-from voicekiln.folders.watch import Watch, file_system
+from voicekiln.folders.voices import State
+from voicekiln.folders.watch import FileSystem, Watch
 from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Home, Log, Now
+from voicekiln.supervisor.common import Common, Log, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
 from voicekiln.supervisor.hands import ThreadHands
 from voicekiln.supervisor.hiring import devices, hire
+from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.intake import EXPECTED, Intake
-from voicekiln.supervisor.upkeep import Broom, clear_litter, recover
+from voicekiln.supervisor.recovery import clear_litter, recover
+from voicekiln.supervisor.sweeping import Sweeper
 from voicekiln.worker.keeper import Keeper
 
 LEDGER = "ledger.sqlite"
@@ -60,10 +64,14 @@ def only_daemon(state: Path) -> Iterator[None]:
     """
     file = os.open(state / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise AlreadyRunningError(str(state)) from error
+        for patience in (*(0.1,) * 10, None):  # `is_running` may hold it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if patience is None:
+                    raise AlreadyRunningError(str(state)) from error
+                time.sleep(patience)
         yield
     finally:
         os.close(file)
@@ -73,11 +81,14 @@ def is_running(state: Path) -> bool:
     """Say whether a daemon works on this state folder."""
     if not (state / LOCK).exists():  # made by the daemon, with its rights; not by whoever asks
         return False
+    file = os.open(state / LOCK, os.O_RDWR | os.O_CLOEXEC)
     try:
-        with only_daemon(state):
-            return False
-    except AlreadyRunningError:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
         return True
+    finally:
+        os.close(file)
+    return False
 
 
 class Service:
@@ -89,12 +100,12 @@ class Service:
         self.intake = Intake(common)
         self.dispatch = Dispatch(common, keepers)
         self.post = Post(common)
-        self.broom = Broom(common)
+        self.sweeper = Sweeper(common)
         self._notifier = notifier
         self._said_ready = False
         self._status: str | None = None
+        self._litter = True
         recover(common)
-        clear_litter(common)
 
     def tick(self, now: Now) -> float:
         """Do all that can be done now without waiting; return the monotonic time of the next call.
@@ -106,22 +117,32 @@ class Service:
         self.dispatch.step()
         self.intake.step()
         self.post.step()
+        self._clear_litter()
         if self.intake.knows:
-            self.broom.step()
+            self.sweeper.step()
         self._tell_systemd()
-        due = (self.intake.due(), self.dispatch.due(), self.common.next_try(), self.broom.due)
-        return max(now.mono, min(*due, now.mono + LONGEST_NAP_S))
+        due = [self.intake.due(), self.dispatch.due(), self.common.next_try(), now.mono + LONGEST_NAP_S]
+        if self.intake.knows:
+            due.append(self.sweeper.due())
+        return max(now.mono, min(due))
 
     def reload(self, path: Path) -> None:
         """Read the configuration anew; it is taken only if it is right and the folders are the same."""
         self._notifier.reloading(int(self.common.now.mono * 1e6))
-        try:
-            self.common.settings = _reread(path, self.common.settings)
-        except ConfigError as error:
-            self.common.log.error("config.refused", problems=error.problems)  # noqa: TRY400 - they are all there is to say
-        else:
-            logs.configure(self.common.settings.log.format, self.common.settings.log.level, sys.stderr)
-            self.common.log.info("config.reloaded", config=str(path))
+        old, away = self.common.settings, bool(self.common.away)
+        self.common.hands.do(
+            "reading the configuration", lambda: _reread(path, old, away=away), self._reloaded, self._not_reloaded
+        )
+
+    def _reloaded(self, settings: Settings) -> None:
+        self.common.settings = settings
+        logs.configure(settings.log.format, settings.log.level, sys.stderr)
+        self.common.log.info("config.reloaded")
+        self._notifier.ready()
+
+    def _not_reloaded(self, error: Exception) -> None:
+        problems = error.problems if isinstance(error, ConfigError) else [plain(str(error))]
+        self.common.log.error("config.refused", problems=problems)
         self._notifier.ready()
 
     def stop(self) -> bool:
@@ -141,8 +162,27 @@ class Service:
         parts += [
             f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
         ]
+        if (stuck := self.common.hands.stuck()) is not None:
+            parts.append(f"still {stuck}")
         parts += [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
         return ", ".join(parts)
+
+    def _clear_litter(self) -> None:
+        """Once, as soon as the outbox is there."""
+        if not self._litter or "outbox" in self.common.away:
+            return
+        self._litter = False
+
+        def failed(error: Exception) -> None:
+            self._litter = True
+            self.common.heard(error)
+
+        self.common.hands.do(
+            "clearing up in the outbox",
+            lambda: clear_litter(self.common),
+            lambda count: self.common.log.info("litter.removed", files=count) if count else None,
+            failed,
+        )
 
     def _tell_systemd(self) -> None:
         if not self._said_ready and (self.intake.knows or self.common.away):
@@ -157,8 +197,9 @@ class Service:
         self._notifier.watchdog(self.common.now.mono)
 
 
-def _reread(path: Path, old: Settings) -> Settings:
-    new = config.load_prepared(path)
+def _reread(path: Path, old: Settings, *, away: bool) -> Settings:
+    """Return the settings in the file. While a share is away, its folder cannot be tried, and need not be."""
+    new = config.load(path) if away else config.load_prepared(path)
     moved = [f"{name}: changed, which needs a restart" for name in FIXED if getattr(old, name) != getattr(new, name)]
     if moved:
         raise ConfigError(moved)
@@ -175,18 +216,37 @@ def run(path: Path, settings: Settings, log: Log) -> int:
         return _Loop(path, settings, ledger, log).run()
 
 
+class _Bell:
+    """Wakes the loop from other threads and from signal handlers; a pipe, because an Event's lock is not reentrant."""
+
+    def __init__(self) -> None:
+        self._hear, self._ring = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # full: it has been rung often enough
+            os.write(self._ring, b"!")
+
+    def wait(self, seconds: float) -> None:
+        """Return when the bell was rung since the last call, or after so many seconds."""
+        select.select([self._hear], [], [], seconds)
+        with suppress(BlockingIOError):
+            os.read(self._hear, 65536)
+
+
 class _Loop:
     """What a test of the service does without: clocks, signals, threads, events."""
 
     def __init__(self, path: Path, settings: Settings, ledger: Ledger, log: Log) -> None:
         self._path = path
-        self._wake = threading.Event()
+        self._bell = _Bell()
         self._event = threading.Event()
         self._wanted: set[int] = set()
         self._watch: Watch | None = None
         self._watch_again = float("-inf")
-        common = Common(settings, ledger, ThreadHands(self._wake.set, EXPECTED), log, Home.of(settings), now())
-        keepers = [hire(settings.worker, device, self._wake.set) for device in devices(settings.worker.device)]
+        homes = Homes.of(settings)
+        hands = ThreadHands(self._bell.ring, EXPECTED)
+        common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
+        keepers = [hire(settings.worker, device, self._bell.ring) for device in devices(settings.worker.device)]
         self._service = Service(common, keepers, Notifier.from_env(os.environ))
         self._log = log
 
@@ -196,17 +256,22 @@ class _Loop:
         self._log.info("service.started", version=__version__, config=str(self._path))
         self._mind_the_watch()
         while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
-            self._wake.clear()
-            if self._event.is_set():
-                self._event.clear()
-                self._service.intake.look_soon()
-            due = self._service.tick(now())
-            if signal.SIGHUP in self._wanted:
-                self._wanted.discard(signal.SIGHUP)
-                self._service.reload(self._path)
-            self._mind_the_watch()
-            self._wake.wait(max(0.0, due - time.monotonic()))
+            due = self._turn()
+            self._bell.wait(max(0.0, due - time.monotonic()))
         return self._end()
+
+    def _turn(self) -> float:
+        """Do what can be done now; return the monotonic time of the next turn."""
+        intake = self._service.intake
+        if self._event.is_set() and time.monotonic() >= intake.earliest:
+            self._event.clear()  # before the look, so that what comes during it is not lost
+            intake.look_soon()
+        due = self._service.tick(now())
+        if signal.SIGHUP in self._wanted:
+            self._wanted.discard(signal.SIGHUP)
+            self._service.reload(self._path)
+        self._mind_the_watch()
+        return min(due, intake.earliest) if self._event.is_set() else due
 
     def _end(self) -> int:
         clean = self._service.stop()
@@ -220,36 +285,46 @@ class _Loop:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         del frame
         self._wanted.add(number)
-        self._wake.set()
+        self._bell.ring()
 
     def _on_event(self) -> None:
-        self._event.set()
-        self._wake.set()
+        if not self._event.is_set():  # a flood of them is one reason to look, not thousands of turns
+            self._event.set()
+            self._bell.ring()
 
     def _mind_the_watch(self) -> None:
         """Keep an observer on the inbox where events are to be had; without one, look more often.
 
         An observer that has died, or that a share took with it when it went away, is replaced when the share is back.
         """
-        settings = self._service.common.settings
-        wanted = wants_events(settings) and "inbox" not in self._service.common.away
-        if self._watch is not None and not (wanted and self._watch.healthy(self._service.intake.folders)):
+        common, intake = self._service.common, self._service.intake
+        wanted = intake.system is not None and uses_events(common.settings, intake.system) and not common.away
+        if self._watch is not None and not (wanted and self._watch.healthy(intake.folders)):
             self._watch.stop()
             self._watch = None
-            self._service.intake.look_soon()
+            intake.look_soon()
         if self._watch is None and wanted and time.monotonic() >= self._watch_again:
-            self._watch_again = time.monotonic() + settings.scan.rescan
-            self._watch = Watch(settings.inbox, self._on_event)
-            self._watch.start()
+            self._watch_again = time.monotonic() + common.settings.scan.rescan
+            self._set_up_watch()
+        intake.every_s = common.settings.scan.poll if self._watch is None else common.settings.scan.rescan
+
+    def _set_up_watch(self) -> None:
+        common = self._service.common
+        watch = Watch(common.settings.inbox, self._on_event)
+        watch.start()
+        if watch.problem is None:
+            self._watch = watch
             self._service.intake.look_soon()
-        alive = self._watch is not None
-        self._service.intake.every_s = settings.scan.rescan if alive else settings.scan.poll
+        else:
+            common.log.warning(
+                "watch.failed", reason=watch.problem, instead=f"a scan every {common.settings.scan.poll} s"
+            )
 
 
-def wants_events(settings: Settings) -> bool:
+def uses_events(settings: Settings, inbox: FileSystem) -> bool:
     """Say whether the inbox is to be watched by events: where its file system tells of changes made by others."""
     if settings.scan.events == "auto":
-        return not file_system(settings.inbox).is_network
+        return not inbox.is_network
     return settings.scan.events == "on"
 
 

@@ -290,6 +290,13 @@ def test_no_tensor_is_larger_than_its_bytes(tmp_path: Path, name: str) -> None:
     assert isinstance(refusal(tmp_path, TRICKS[name]), Contradiction | Damaged)
 
 
+def test_no_tensor_reaches_into_the_next_part(tmp_path: Path) -> None:
+    """The file is mapped into memory, so a part that claims too much would go on with its neighbour's bytes."""
+    first = table(a=tensor("FloatStorage", "0", 400, (400,), (1,)))
+    found = refusal(tmp_path, around(first, s0=FEW, s1=bytes(8000)))
+    assert "not as long as its table of contents says" in found.text
+
+
 def test_the_hand_made_archive_is_sound_without_the_trick(tmp_path: Path) -> None:
     """The same parts without the trick open: the tricks are what is refused."""
     path = written(tmp_path / "v.pth", around(table(a=tensor("FloatStorage", "0", 4, (2, 2), (2, 1))), s0=FEW))
@@ -298,8 +305,14 @@ def test_the_hand_made_archive_is_sound_without_the_trick(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     "odd",
-    [torch.ones(3, dtype=torch.complex64), torch.eye(3).to_sparse(), torch.ones(3, device="meta")],
-    ids=["complex", "sparse", "meta"],
+    [
+        torch.ones(3, dtype=torch.complex64),
+        torch.eye(3).to_sparse(),
+        torch.ones(3, device="meta"),
+        torch.ones(3).to(torch.uint16),
+        torch.ones(3).to(torch.float8_e4m3fn),
+    ],
+    ids=["complex", "sparse", "meta", "uint16", "float8"],
 )
 def test_tensors_of_other_kinds_are_refused(tmp_path: Path, odd: torch.Tensor) -> None:
     """A voice has dense, real numbers in memory."""

@@ -152,7 +152,7 @@ def test_two_parts_of_one_name_are_refused(tmp_path: Path) -> None:
     one_more = archive(parts | {name[:-1] + "X": b"1"})
     assert glance(written(tmp_path / "one_more.pth", one_more)) == "zip"
     twice = one_more.replace(name[:-1].encode() + b"X", name.encode())
-    assert isinstance(refusal(tmp_path, twice), Damaged)
+    assert "several parts of one name" in refusal(tmp_path, twice).text
 
 
 def test_parts_that_claim_more_than_the_file_are_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -222,6 +223,22 @@ def test_half_precision_on_the_way_to_the_source_is_caught(flaw: Callable[[onnx.
     onnx.checker.check_model(model, full_check=True)
     with pytest.raises(BadGraphError, match="is not float32"):
         assert_source_in_float32(model, SOURCE)
+
+
+def test_a_converter_that_halves_the_source_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Halving ends with the proof: a release that ignores what it should leave alone gets no file out."""
+    real = float16.convert_float_to_float16
+
+    def careless(model: onnx.ModelProto, **options: Any) -> Any:
+        return real(model, **options | {"node_block_list": [node.name for node in noise_nodes(model.graph)]})
+
+    monkeypatch.setattr(float16, "convert_float_to_float16", careless)
+    model = export(small_networks.voice(), 17)
+    casts = {node.name for node in model.graph.node if node.op_type == "Cast"}
+    real_mend = halve_module._mend
+    monkeypatch.setattr(halve_module, "_mend", lambda graph, _: real_mend(graph, casts))
+    with pytest.raises(BadGraphError, match="is not float32"):
+        halve(model, SOURCE)
 
 
 def test_a_source_that_is_not_there_is_caught() -> None:

@@ -9,12 +9,14 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from endings import converted
-from voicekiln.errors import Damaged
-from voicekiln.folders.ledger import Ledger, Published, State, Voice
+from voicekiln.errors import Damaged, LedgerError
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import FileStamp, Job, Recipe, Refused
 
-STAMP = FileStamp(1, 2, 3, 4, 5)
-NEWER = FileStamp(1, 2, 3, 4, 6)
+STAMP = FileStamp(2, 3, 4, 5)
+NEWER = FileStamp(2, 3, 4, 6)
+RECIPE = Recipe("default")
 NAME = PurePosixPath("sub/voice.pth")
 
 
@@ -36,14 +38,14 @@ def seen(ledger: Ledger, name: PurePosixPath = NAME, stamp: FileStamp = STAMP) -
 
 def queued(ledger: Ledger, name: PurePosixPath = NAME, key: str = "key") -> Voice:
     voice = seen(ledger, name)
-    ledger.spooled(voice.id, STAMP, "aa", key, f"job{voice.id}")
+    ledger.spooled(voice.id, STAMP, "aa", RECIPE, key, f"job{voice.id}")
     return row(ledger, voice.id)
 
 
 def done(ledger: Ledger, tmp_path: Path, name: PurePosixPath = NAME) -> Voice:
     voice = queued(ledger, name)
     ledger.start(voice.id)
-    ledger.ended(voice.id, converted(Job("j", tmp_path, tmp_path, "aa", Recipe("default"))))
+    ledger.ended(voice.id, converted(Job("j", tmp_path, tmp_path, "aa", RECIPE)))
     file = Published(name.with_suffix(".onnx"), "onnx", "bb", 7)
     ledger.published(voice.id, [file], [], at=200.0)
     return row(ledger, voice.id)
@@ -67,7 +69,7 @@ def test_a_ledger_of_another_layout_is_refused(tmp_path: Path) -> None:
     other = sqlite3.connect(tmp_path / "l")
     other.execute("PRAGMA user_version = 99")
     other.close()
-    with pytest.raises(sqlite3.DatabaseError, match="another version"):
+    with pytest.raises(LedgerError, match="another version"):
         Ledger(tmp_path / "l")
 
 
@@ -108,7 +110,7 @@ def test_new_content_begins_with_no_attempts_and_no_ending(ledger: Ledger, tmp_p
     voice = done(ledger, tmp_path)
     again = seen(ledger, stamp=NEWER)
     assert (again.state, again.ending) == (State.SETTLING, voice.ending)
-    ledger.spooled(voice.id, NEWER, "cc", "other key", "job")
+    ledger.spooled(voice.id, NEWER, "cc", RECIPE, "other key", "job")
     fresh = row(ledger, voice.id)
     assert (fresh.attempts, fresh.ending, fresh.stamp) == (0, None, NEWER)
 
@@ -145,7 +147,7 @@ def test_a_vanished_source_keeps_its_row_while_results_lie_there(ledger: Ledger,
     ledger.claim_base(voice.id, PurePosixPath("v"), ["v.onnx"])
     ledger.vanished(voice.id)
     assert row(ledger, voice.id).source == "gone"
-    ledger.swept_files(voice.id, [NAME.with_suffix(".onnx")])
+    ledger.swept_files(voice.id, [Published(NAME.with_suffix(".onnx"), "onnx", "bb", 7)])
     assert ledger.voice(NAME) is None
     assert ledger.claim_base(seen(ledger).id, PurePosixPath("v"), ["v.onnx"])
 

@@ -28,8 +28,9 @@ def sha(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def sidecar_for(content: bytes) -> bytes:
-    return json.dumps({"made_by": {"name": "voicekiln"}, "onnx": [{"sha256": sha(content)}]}).encode()
+def sidecar_for(content: bytes, source: str = "sub/voice.pth") -> bytes:
+    body = {"made_by": {"name": "voicekiln"}, "source": {"path": source}, "onnx": [{"sha256": sha(content)}]}
+    return json.dumps(body).encode()
 
 
 @pytest.fixture
@@ -170,6 +171,48 @@ def test_after_a_lost_ledger_our_own_files_are_known_by_their_sidecar(
     assert (outbox / ONNX).read_bytes() == b"new"
 
 
+def test_a_sidecar_of_another_source_makes_nothing_ours(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """What another daemon, or the command convert, made of another voice under the same name is not overwritten."""
+    publish(outbox, deliver(b"old"), RIGHTS)
+    (outbox / SIDECAR).write_bytes(sidecar_for(b"old", source="voice.pth"))
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(b"new"), RIGHTS)
+    assert (outbox / ONNX).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("kind", ["pipe", "hard link", "link"])
+def test_a_planted_temporary_file_is_replaced_and_not_written_into(
+    outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery], kind: str
+) -> None:
+    """Whatever lies under the name that we will use, nothing waits for it and nothing else is overwritten."""
+    precious, planted = tmp_path / "precious", outbox / "sub" / temp_name("voice.onnx", "feed0001")
+    precious.write_bytes(b"precious")
+    planted.parent.mkdir()
+    match kind:
+        case "pipe":
+            os.mkfifo(planted)
+        case "hard link":
+            planted.hardlink_to(precious)
+        case "link":
+            planted.symlink_to(precious)
+    publish(outbox, deliver(b"new"), RIGHTS)
+    assert precious.read_bytes() == b"precious"
+    assert (outbox / ONNX).read_bytes() == b"new"
+
+
+def test_a_pipe_in_place_of_a_twins_result_is_no_result(
+    outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery]
+) -> None:
+    """What is to be copied from the outbox may have been exchanged; nobody waits for it."""
+    delivery = deliver(b"good")
+    source = delivery.pieces[0].source
+    assert source is not None
+    source.unlink()
+    os.mkfifo(source)
+    with pytest.raises(StagingLostError):
+        publish(outbox, delivery, RIGHTS)
+
+
 def test_stale_files_go_only_while_they_are_ours(outbox: Path, deliver: Callable[..., Delivery]) -> None:
     """An older fp16 file and refusal of ours go with the new result; one that somebody edited stays."""
     (outbox / "sub").mkdir()
@@ -189,7 +232,7 @@ def test_changed_or_missing_staging_is_found_out(outbox: Path, deliver: Callable
     with pytest.raises(StagingLostError, match="changed"):
         publish(outbox, delivery, RIGHTS)
     source.unlink()
-    with pytest.raises(StagingLostError, match="gone"):
+    with pytest.raises(StagingLostError, match="cannot be read"):
         publish(outbox, delivery, RIGHTS)
     assert names(outbox) == set()
 

@@ -16,7 +16,7 @@ OTHER = PurePosixPath("a/other.pth")
 
 def state(number: int, mtime_ns: int = 0) -> FileStamp:
     """Return the stamp of the file's `number`th state; its time stamps mean nothing."""
-    return FileStamp(1, 2, 1000, mtime_ns, number)
+    return FileStamp(2, 1000, mtime_ns, number)
 
 
 seconds = st.sampled_from([0.0, 0.1, 1.0, 2.9, 3.0, 3.1, 60.0])

@@ -16,7 +16,7 @@ class Desk:
 
     def __init__(self) -> None:
         self.woken = threading.Event()
-        self.hands = ThreadHands(self.woken.set, (OSError,))
+        self.hands = ThreadHands(self.woken.set, (OSError,), stuck_s=0.01)
         self.heard: list[object] = []
 
     def do(self, work: Callable[[], object]) -> None:
@@ -65,9 +65,9 @@ def test_work_that_hangs_is_left_behind(desk: Desk) -> None:
     """A dead share holds up neither the loop nor the end, and what is being done can be said."""
     stuck = threading.Event()
     desk.do(lambda: stuck.wait(30))
-    while desk.hands.doing() is None:
+    while desk.hands.stuck() is None:
         time.sleep(0.001)
-    assert desk.hands.doing() == "a test"
+    assert desk.hands.stuck() == "a test"
     desk.hands.collect()
     assert desk.hands.close(0.05) is False
     stuck.set()

@@ -69,6 +69,13 @@ class TestGoodWorker:
         events = worker.run(convert(tmp_path, "j2"))
         assert not any(isinstance(event, Started) for event in events)
 
+    def test_no_deadline_runs_against_an_idle_process(self, bench: MakeBench, tmp_path: Path) -> None:
+        """That of the last stage ended with its job."""
+        worker = bench(GOOD, stage_s=1.0)
+        worker.run(convert(tmp_path, "j1"))
+        worker.worker.poll(time.monotonic() + 10)  # a loop that was late
+        assert not any(isinstance(event, Started) for event in worker.run(convert(tmp_path, "j2")))
+
     def test_an_idle_process_leaves_and_the_next_request_starts_another(self, bench: MakeBench, tmp_path: Path) -> None:
         """Graphics memory is free while nobody drops a voice."""
         worker = bench(GOOD, idle_s=0.1)
@@ -218,6 +225,13 @@ class TestBadWorker:
         assert ending(events) == Lost("stage load took longer than 0.2 s")
         assert not exists(pid_of(events))
         assert time.monotonic() - begun < 8  # a loaded machine; the process would live for ever
+
+    def test_sigterm_comes_before_sigkill(self, bench: MakeBench, tmp_path: Path) -> None:
+        """A worker whose stage took too long may still say where it was."""
+        body = "ready()\nhear()\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('in the loop'))\nhang()\n"
+        events = bench(body, stage_s=0.2, patience=Patience(terminate_s=60)).run(convert(tmp_path))
+        assert ending(events) == Lost("stage load took longer than 0.2 s")
+        assert Said("in the loop") in events
 
     @pytest.mark.parametrize("deed", OUT_OF_TURN.values(), ids=OUT_OF_TURN)
     def test_an_answer_that_is_not_due_kills(self, bench: MakeBench, tmp_path: Path, deed: str) -> None:
@@ -467,6 +481,16 @@ class TestStop:
         assert ending(events) == Lost("the converter was stopped", counts=False)
         assert not worker.worker.busy
 
+    def test_a_process_that_leaves_is_noticed_at_once(self, bench: MakeBench, tmp_path: Path) -> None:
+        """It closes its output a while before it is dead, and of its death nobody is told."""
+        worker = bench(
+            "ready()\nfinish(hear())\nsys.stdin.readline()\nos.close(1)\nos.close(2)\ntime.sleep(0.2)\n",
+            patience=Patience(ask_s=60),
+        )
+        worker.run(convert(tmp_path))
+        worker.worker.stop(time.monotonic())
+        assert worker.gone()
+
     def test_closing_is_bounded_whatever_the_worker_does(self, bench: MakeBench, tmp_path: Path) -> None:
         """A worker that ignores everything is killed when the grace is over, with its children."""
         worker = bench(
@@ -522,6 +546,33 @@ class TestStop:
         assert (len(os.listdir("/proc/self/fd")), threading.active_count()) == before  # noqa: PTH208 - as above
         with pytest.raises(ChildProcessError):
             os.waitpid(-1, os.WNOHANG)
+
+
+def test_what_a_process_said_before_it_died_is_heard(tmp_path: Path) -> None:
+    """An answer that still lies in the pipe when the death is seen counts."""
+    reading = threading.Event()
+    reading.set()
+
+    def wake() -> None:
+        reading.wait()
+
+    body = 'ready()\njob = hear()\nsay("entered", id=job, stage="load")\ntime.sleep(0.1)\nfinish(job)\n'
+    worker = Bench(stub(tmp_path, body), wake=wake, patience=Patience(drain_s=30))
+    worker.worker.begin(convert(tmp_path), time.monotonic())
+    events: list[Event] = []
+    while not has(Ready)(events):
+        events += worker.worker.poll(time.monotonic())
+        if has(Ready)(events):
+            reading.clear()  # holds the reading thread at the next line, so that the last one stays in the pipe
+    assert vanishes(pid_of(events))
+    for _ in range(3):
+        events += worker.worker.poll(time.monotonic())
+    assert worker.worker.busy
+    reading.set()
+    while worker.worker.busy:
+        events += worker.worker.poll(time.monotonic())
+    assert isinstance(ending(events), Converted)
+    worker.worker.close(1.0)
 
 
 def test_polling_never_blocks(bench: MakeBench, tmp_path: Path) -> None:

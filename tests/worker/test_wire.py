@@ -132,6 +132,14 @@ def test_no_number_gets_through_that_cannot_be_kept(number: str) -> None:
         decode_answer(line)
 
 
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])
+def test_no_number_gets_through_that_is_none(number: str) -> None:
+    """Also where nobody says what kind of value it has to be."""
+    line = f'{{"is": "looked", "id": "j", "notes": [], "model": {{"x": {number}}}}}'
+    with pytest.raises(WireError, match="not finite"):
+        decode_answer(line.encode())
+
+
 @pytest.mark.parametrize("depth", [20, 900, 30_000])
 def test_nesting_is_limited(depth: int) -> None:
     """Whoever walks the value later has less stack left than we."""

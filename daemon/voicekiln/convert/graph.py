@@ -3,7 +3,7 @@
 The TorchScript exporter traces a short input; the interface (names, order, types, the dynamic axis) is dictated by
 the `Exportable` and compared afterwards. Weights stay as they are in the network, under its names: with weight norm
 folded beforehand and constant folding off there is nothing that the exporter could compute from them. Equal inputs
-give equal bytes, so the noise in the graph has fixed seeds and the exporter's remarks about source files are removed.
+give equal bytes, so the noise in the graph has fixed seeds.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def export(exportable: Exportable, opset: int) -> onnx.ModelProto:
         BadGraphError: if the graph is not what the network's description says.
     """
     model = onnx.load_from_string(_trace(exportable, opset))
-    _strip(model)
+    _tidy(model)
     _seed(model.graph)
     _check_interface(model.graph, exportable)
     _check_weights(model.graph, exportable.module)
@@ -93,7 +93,7 @@ def _trace(exportable: Exportable, opset: int) -> bytes:
             dynamo=False,
             opset_version=opset,
             do_constant_folding=False,
-            keep_initializers_as_inputs=True,  # else weights that happen to be equal become one; see _strip
+            keep_initializers_as_inputs=True,  # else weights that happen to be equal become one; see _tidy
             input_names=[port.name for port in exportable.inputs],
             output_names=[port.name for port in exportable.outputs],
             dynamic_axes={name: labels for name, labels in axes.items() if labels},
@@ -114,18 +114,14 @@ def _heed(caught: Iterable[warnings.WarningMessage]) -> None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _strip(model: onnx.ModelProto) -> None:
-    """Remove what tells of this machine or this run, and the weights among the inputs; say who made the file."""
+def _tidy(model: onnx.ModelProto) -> None:
+    """Say who made the file, and take the weights from among the inputs."""
     weights = {tensor.name for tensor in model.graph.initializer}
     for value in [value for value in model.graph.input if value.name in weights]:
         model.graph.input.remove(value)
     model.producer_name = "voicekiln"
     model.producer_version = __version__
     model.graph.name = "voice"
-    model.ClearField("doc_string")
-    for node in model.graph.node:
-        node.ClearField("doc_string")
-        del node.metadata_props[:]
 
 
 def _seed(graph: onnx.GraphProto) -> None:

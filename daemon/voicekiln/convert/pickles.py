@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import pickletools
 import re
+import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -84,10 +85,13 @@ def read(stream: BinaryIO) -> Reading:
     follower = _Follower()
     bounded = cast("BinaryIO", _Bounded(stream))  # all of a stream that is needed here
     try:
-        for count, (op, arg, _) in enumerate(pickletools.genops(bounded)):
-            if count > MAX_OPS:
-                raise NotACheckpoint(what="its table of contents is far larger than a voice's")
-            follower.take(op, arg)
+        with warnings.catch_warnings():
+            # Names with backslashes make Python's codecs complain; such a name is not on the list anyway.
+            warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
+            for count, (op, arg, _) in enumerate(pickletools.genops(bounded)):
+                if count > MAX_OPS:
+                    raise NotACheckpoint(what="its table of contents is far larger than a voice's")
+                follower.take(op, arg)
     except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
         # pickletools raises ValueError on bad bytes; the others are a stack or memo that does not add up.
         raise Damaged(what="its table of contents is cut off or garbled") from error

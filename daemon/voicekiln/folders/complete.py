@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from voicekiln.errors import Incomplete, StillEmpty
 
@@ -105,6 +105,13 @@ def _at(file: BinaryIO, offset: int, count: int) -> bytes:
     return file.read(count)
 
 
+def _record(file: BinaryIO, offset: int, form: struct.Struct) -> tuple[Any, ...]:
+    found = _at(file, offset, form.size)
+    if len(found) < form.size:  # it was cut off since its size was read
+        raise Incomplete("its end is missing")
+    return form.unpack(found)
+
+
 def _table(file: BinaryIO) -> list[_Member] | None:
     """Return the archive's members, an empty list for one that is too large to list, None if it is no archive."""
     size = _size(file)
@@ -153,10 +160,10 @@ def _end_32(record: bytes) -> tuple[int, int, int]:
 def _end_64(file: BinaryIO, end_at: int) -> tuple[int, int, int] | None:
     if end_at < _LOCATOR.size + _END_64.size:
         return None
-    mark, _, record_at, _ = _LOCATOR.unpack(_at(file, end_at - _LOCATOR.size, _LOCATOR.size))
+    mark, _, record_at, _ = _record(file, end_at - _LOCATOR.size, _LOCATOR)
     if mark != b"PK\6\7" or record_at > end_at - _LOCATOR.size - _END_64.size:
         return None
-    mark, _, _, _, _, _, _, count, length, start = _END_64.unpack(_at(file, record_at, _END_64.size))
+    mark, _, _, _, _, _, _, count, length, start = _record(file, record_at, _END_64)
     return (count, start, length) if mark == b"PK\6\6" else None
 
 

@@ -52,9 +52,9 @@ class Snapshot:
 
 
 def stamp_of(st: os.stat_result, *, inodes: bool) -> FileStamp:
-    """Return the stamp in a stat result, without device and inode where the file system makes them up."""
+    """Return the stamp in a stat result, without the inode where the file system makes it up."""
     stamp = FileStamp.of(st)
-    return stamp if inodes else FileStamp(0, 0, stamp.size, stamp.mtime_ns, stamp.ctime_ns)
+    return stamp if inodes else FileStamp(0, stamp.size, stamp.mtime_ns, stamp.ctime_ns)
 
 
 def kind_of(mode: int) -> str | None:

@@ -15,13 +15,22 @@ import secrets
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, astuple, dataclass
-from enum import StrEnum
+from dataclasses import asdict, astuple
 from pathlib import Path, PurePosixPath
-from typing import Literal, Self
+from typing import Self
 
-from voicekiln.errors import REFUSALS, Refusal
-from voicekiln.job import Conversion, Converted, FileStamp, Refused
+from voicekiln.errors import LedgerError
+from voicekiln.folders.voices import (
+    AT_REST,
+    Known,
+    Published,
+    State,
+    Voice,
+    ending_json,
+    read_ending,
+    read_recipe,
+)
+from voicekiln.job import Converted, FileStamp, Recipe, Refused
 
 LAYOUT = 1
 """Of the tables; kept in the database's `user_version`."""
@@ -31,6 +40,7 @@ CREATE TABLE voices (
     id INTEGER PRIMARY KEY,
     relpath BLOB NOT NULL UNIQUE,
     recipe TEXT NOT NULL,
+    taken TEXT,
     stamp TEXT NOT NULL,
     state TEXT NOT NULL,
     reason TEXT NOT NULL DEFAULT '',
@@ -61,82 +71,6 @@ CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
 
 
-class State(StrEnum):
-    """What has to happen next with a file."""
-
-    SETTLING = "settling"
-    """Seen; it has to stay unchanged for the quiet time."""
-    INCOMPLETE = "incomplete"
-    """Quiet, but it proves not to be whole: wait for a change, in the end refuse."""
-    QUEUED = "queued"
-    """Spooled; waits for a worker."""
-    CONVERTING = "converting"
-    """With a worker."""
-    CONVERTED = "converted"
-    """The files lie in staging (or in a twin's results) and have to be published."""
-    REFUSING = "refusing"
-    """The refusal has to be published."""
-    DONE = "done"
-    REFUSED = "refused"
-
-
-AT_REST = (State.DONE, State.REFUSED)
-"""Nothing is to be done until the file changes."""
-REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
-"""A newer file under the same name starts over at once; in the other states it waits for the end."""
-
-Kind = Literal["onnx", "sidecar", "refusal"]
-Source = Literal["there", "gone", "swept"]
-
-
-@dataclass(frozen=True, slots=True)
-class Voice:
-    """A row: one source file of the inbox."""
-
-    id: int
-    relpath: PurePosixPath
-    recipe: str
-    stamp: FileStamp
-    state: State
-    reason: str
-    """Why it waits, for people; empty where the state says it all."""
-    next_try: float | None
-    """Wall-clock seconds, for people; the loop keeps its own monotonic time."""
-    first_seen: float
-    finished: float | None
-    """Wall-clock seconds of the last publication."""
-    sha256: str | None
-    """Of the content last spooled."""
-    key: str | None
-    """Content, recipe and tool version together: equal keys have equal results."""
-    job: str | None
-    attempts: int
-    ending: Converted | Refused | None
-    base: PurePosixPath | None
-    """Path of the results in the outbox without their endings."""
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """The part of a row that a scan is compared with."""
-
-    id: int
-    stamp: FileStamp
-    state: State
-    source: Source
-
-
-@dataclass(frozen=True, slots=True)
-class Published:
-    """A file of ours in the outbox."""
-
-    path: PurePosixPath
-    kind: Kind
-    sha256: str
-    bytes: int
-
-
 class Ledger:
     """See the module. Times are wall-clock seconds and come in as `at`."""
 
@@ -144,21 +78,30 @@ class Ledger:
         """Open or create the ledger.
 
         Raises:
-            sqlite3.DatabaseError: if the file is no ledger, or one of a newer voicekiln.
+            LedgerError: if the file is no ledger, is damaged, was written by another version, or cannot be opened.
         """
+        try:
+            self._open(path)
+        except sqlite3.Error as error:
+            raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
+
+    def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
         self._db.row_factory = sqlite3.Row
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
-        with self._change():
-            layout = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if layout not in (0, LAYOUT):
-                raise sqlite3.DatabaseError(f"{path} was written by another version of voicekiln (layout {layout})")
-            if layout == 0:
-                for statement in _TABLES.strip().split(";\n"):
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={LAYOUT}")
-                self._db.execute("INSERT INTO facts VALUES ('instance', ?)", (secrets.token_hex(4),))
+        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
+        if layout not in (0, LAYOUT):
+            raise LedgerError(f"the ledger {path} was written by another version of voicekiln (layout {layout})")
+        if layout == 0:
+            self._make_tables()
+
+    def _make_tables(self) -> None:
+        with self.together():
+            for statement in _TABLES.strip().split(";\n"):
+                self._db.execute(statement)
+            self._db.execute(f"PRAGMA user_version={LAYOUT}")
+            self._db.execute("INSERT INTO facts VALUES ('instance', ?)", (secrets.token_hex(4),))
 
     def close(self) -> None:
         """Close the database; the object is of no use afterwards."""
@@ -171,7 +114,11 @@ class Ledger:
         self.close()
 
     @contextmanager
-    def _change(self) -> Iterator[None]:
+    def together(self) -> Iterator[None]:
+        """Make all changes within one: all of them are on disk afterwards, or none after a failure."""
+        if self._db.in_transaction:
+            yield
+            return
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
@@ -246,6 +193,10 @@ class Ledger:
         )
         return {row["key"] for row in rows}
 
+    def jobs(self) -> set[str]:
+        """Return the jobs to which a spooled copy or a staging folder may belong."""
+        return {row["job"] for row in self._db.execute("SELECT job FROM voices WHERE job IS NOT NULL")}
+
     def counts(self) -> dict[State, int]:
         """Return how many voices there are in each state."""
         rows = self._db.execute("SELECT state, count(*) AS n FROM voices GROUP BY state")
@@ -255,14 +206,14 @@ class Ledger:
 
     def set_fact(self, name: str, value: str | None) -> None:
         """Keep a fact about the daemon as a whole; None removes it."""
-        with self._change():
+        with self.together():
             self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
             if value is not None:
                 self._db.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
 
     def sight(self, relpath: PurePosixPath, recipe: str, stamp: FileStamp, at: float) -> Voice:
         """Note that a file is there in a state not known so far: it has to settle."""
-        with self._change():
+        with self.together():
             self._db.execute(
                 "INSERT INTO voices (relpath, recipe, stamp, state, first_seen) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (relpath) DO UPDATE SET recipe = excluded.recipe, stamp = excluded.stamp, "
@@ -277,19 +228,29 @@ class Ledger:
         """Note that a voice waits in `state`, and why."""
         self._set(voice, state=state, reason=reason, next_try=next_try)
 
-    def spooled(self, voice: int, stamp: FileStamp, sha256: str, key: str, job: str) -> None:
+    def spooled(self, voice: int, stamp: FileStamp, sha256: str, recipe: Recipe, key: str, job: str) -> None:  # noqa: PLR0913, PLR0917 - what a copy is known by
         """Note that the copy of this content lies in the spool under `job`; attempts start anew with new content."""
-        with self._change():
+        with self.together():
             self._db.execute(
-                "UPDATE voices SET stamp = ?, sha256 = ?, job = ?, state = ?, reason = '', next_try = NULL, "
+                "UPDATE voices SET stamp = ?, sha256 = ?, taken = ?, job = ?, state = ?, reason = '', next_try = NULL, "
                 "attempts = CASE WHEN key IS ? THEN attempts ELSE 0 END, "
                 "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
-                (json.dumps(astuple(stamp)), sha256, job, State.QUEUED, key, key, key, voice),
+                (
+                    json.dumps(astuple(stamp)),
+                    sha256,
+                    json.dumps(asdict(recipe)),
+                    job,
+                    State.QUEUED,
+                    key,
+                    key,
+                    key,
+                    voice,
+                ),
             )
 
     def start(self, voice: int) -> Voice | None:
         """Count an attempt, on disk, before the work begins; None if a command has just forgotten the voice."""
-        with self._change():
+        with self.together():
             self._db.execute(
                 "UPDATE voices SET state = ?, attempts = attempts + 1, reason = '', next_try = NULL WHERE id = ?",
                 (State.CONVERTING, voice),
@@ -299,7 +260,7 @@ class Ledger:
     def lost(self, voice: int, reason: str, next_try: float | None, *, counts: bool) -> None:
         """Note that the attempt came to nothing and will be made again; one that does not count is given back."""
         back = 0 if counts else 1
-        with self._change():
+        with self.together():
             self._db.execute(
                 "UPDATE voices SET state = ?, reason = ?, next_try = ?, attempts = max(0, attempts - ?) WHERE id = ?",
                 (State.QUEUED, reason, next_try, back, voice),
@@ -312,12 +273,12 @@ class Ledger:
         is a link), so that no twin may inherit it.
         """
         state = State.CONVERTED if isinstance(ending, Converted) else State.REFUSING
-        changes: dict[str, object] = {"state": state, "ending": _ending_json(ending), "reason": "", "next_try": None}
+        changes: dict[str, object] = {"state": state, "ending": ending_json(ending), "reason": "", "next_try": None}
         self._set(voice, **(changes if of_content else changes | {"key": None}))
 
     def claim_base(self, voice: int, base: PurePosixPath, folds: Iterable[str]) -> bool:
         """Reserve an output path and the folded names that come with it for this voice; False if one is taken."""
-        with self._change():
+        with self.together():
             wanted = [os.fsencode(fold) for fold in folds]  # names may hold bytes that are no text
             marks = ",".join("?" * len(wanted))
             taken = self._db.execute(
@@ -333,19 +294,19 @@ class Ledger:
 
     def published(self, voice: int, files: Iterable[Published], gone: Iterable[PurePosixPath], at: float) -> None:
         """Note that the ending lies in the outbox; `gone` are files of ours that it replaced."""
-        with self._change():
+        with self.together():
             self._forget_files(gone)
             self._keep_files(voice, files, at)
             self._rest(voice, at)
 
     def also_published(self, voice: int, files: Iterable[Published], at: float) -> None:
         """Note files that were published while the ending itself still waits."""
-        with self._change():
+        with self.together():
             self._keep_files(voice, files, at)
 
     def unchanged(self, voice: int, stamp: FileStamp, at: float) -> None:
         """Note that a file seen anew has the content that its results, still there, were made from."""
-        with self._change():
+        with self.together():
             self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (json.dumps(astuple(stamp)), voice))
             self._rest(voice, at)
 
@@ -355,25 +316,30 @@ class Ledger:
 
     def vanished(self, voice: int) -> None:
         """Note that the source is no longer in the inbox; a row with nothing to show for it goes."""
-        with self._change():
+        with self.together():
             self._db.execute("UPDATE voices SET source = 'gone' WHERE id = ? AND source = 'there'", (voice,))
             self._drop_if_spent(voice)
 
     def swept_source(self, voice: int) -> None:
         """Note that the sweeper removed the source."""
-        with self._change():
+        with self.together():
             self._db.execute("UPDATE voices SET source = 'swept' WHERE id = ?", (voice,))
             self._drop_if_spent(voice)
 
-    def swept_files(self, voice: int, paths: Iterable[PurePosixPath]) -> None:
-        """Note that these files are ours no longer: removed, or found to be somebody else's."""
-        with self._change():
-            self._forget_files(paths)
+    def swept_files(self, voice: int, files: Iterable[Published]) -> None:
+        """Note that these files are ours no longer: removed, or found to be somebody else's.
+
+        A file that was published anew under the same name meanwhile stays ours.
+        """
+        with self.together():
+            self._db.executemany(
+                "DELETE FROM files WHERE path = ? AND sha256 = ?", [(os.fsencode(f.path), f.sha256) for f in files]
+            )
             self._drop_if_spent(voice)
 
     def retry(self, voice: int) -> bool:
         """Let a voice at rest or waiting go through everything again; False while it is in work."""
-        with self._change():
+        with self.together():
             done = self._db.execute(
                 "UPDATE voices SET state = ?, attempts = 0, key = NULL, ending = NULL, job = NULL, reason = '', "
                 "next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
@@ -383,7 +349,7 @@ class Ledger:
 
     def forget(self, voice: int) -> bool:
         """Remove all knowledge of a voice; its files stay where they are. False while it is in work."""
-        with self._change():
+        with self.together():
             done = self._db.execute(
                 "DELETE FROM voices WHERE id = ? AND state NOT IN (?, ?, ?)",
                 (voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
@@ -392,7 +358,7 @@ class Ledger:
 
     def _set(self, voice: int, **columns: object) -> None:
         names = ", ".join(f"{name} = ?" for name in columns)
-        with self._change():
+        with self.together():
             self._db.execute(f"UPDATE voices SET {names} WHERE id = ?", (*columns.values(), voice))  # noqa: S608 - our names
 
     def _rest(self, voice: int, finished: float) -> None:
@@ -432,31 +398,12 @@ def _stamp(raw: str) -> FileStamp:
     return FileStamp(*json.loads(raw))
 
 
-def _ending_json(ending: Converted | Refused) -> str:
-    match ending:
-        case Converted(conversion):
-            return json.dumps({"converted": asdict(conversion)})
-        case Refused(refusal):
-            return json.dumps({"refused": {"code": refusal.code, "found": refusal.found}})
-
-
-def _ending(raw: str | None) -> Converted | Refused | None:
-    if raw is None:
-        return None
-    body = json.loads(raw)
-    if "converted" in body:
-        return Converted(Conversion.from_dict(body["converted"]))
-    refused = body["refused"]
-    if refused["code"] not in REFUSALS:  # written by a voicekiln that knew another code: judge the file anew
-        return None
-    return Refused(Refusal.from_wire(refused["code"], refused["found"]))
-
-
 def _voice(row: sqlite3.Row) -> Voice:
     return Voice(
         id=row["id"],
         relpath=_path(row["relpath"]),
         recipe=row["recipe"],
+        taken=read_recipe(row["taken"]),
         stamp=_stamp(row["stamp"]),
         state=State(row["state"]),
         reason=row["reason"],
@@ -467,7 +414,7 @@ def _voice(row: sqlite3.Row) -> Voice:
         key=row["key"],
         job=row["job"],
         attempts=row["attempts"],
-        ending=_ending(row["ending"]),
+        ending=read_ending(row["ending"]),
         base=None if row["base"] is None else _path(row["base"]),
         source=row["source"],
     )

@@ -10,18 +10,18 @@ following links, and a file that is not ours is never overwritten.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
-import stat
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, ShareAwayError
-from voicekiln.folders.ledger import Kind, Published
+from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sha256_at, sync_folder
 from voicekiln.folders.names import shown, temp_name, temp_token
+from voicekiln.folders.voices import Kind, Published
 from voicekiln.steps import Step, passed
 
 _CHUNK = 4 << 20
@@ -82,7 +82,8 @@ def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published
         StagingLostError: if a source is missing or has other bytes than it should.
         OSError: disk full, no permission ...: worth trying again later.
     """
-    with _folder(outbox, delivery.pieces[0].path.parent, rights) as folder:
+    make = partial(_make_folder, rights=rights)
+    with open_folder(outbox, delivery.pieces[0].path.parent, make) as folder:
         for piece in delivery.pieces:
             _check_ours(folder, piece.path, delivery)
         temps: list[tuple[str, Piece, Published]] = []
@@ -114,7 +115,8 @@ def intact(outbox: Path, files: Sequence[Published]) -> bool:
 def clear_temps(outbox: Path, instance: str) -> int:
     """Remove the temporary files whose token begins with `instance`, in the whole outbox; return how many.
 
-    Called at start: whatever bears our mark then is left from a crash. Folders that cannot be read are passed over.
+    Called while nothing is being published: whatever bears our mark then is left from a crash. Folders that cannot
+    be read are passed over.
     """
     count = 0
     for top, _, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
@@ -125,51 +127,6 @@ def clear_temps(outbox: Path, instance: str) -> int:
                 _unlink(folder, name)
                 count += 1
     return count
-
-
-def sha256_at(folder: int, name: str) -> tuple[str, os.stat_result] | None:
-    """Return hash and stat of the regular file `name` in an open folder; None if there is none of that name.
-
-    Raises:
-        OSError: if something is there that cannot be read; ELOOP for a link.
-    """
-    try:
-        file = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(file, "rb") as opened:
-        st = os.fstat(opened.fileno())
-        if not stat.S_ISREG(st.st_mode):
-            raise OSError(errno.EEXIST, "not a regular file", name)
-        return hashlib.file_digest(opened, "sha256").hexdigest(), st
-
-
-@contextlib.contextmanager
-def open_folder(root: Path, relative: PurePosixPath, *, make: Rights | None = None) -> Iterator[int]:
-    """Yield a descriptor of a folder below `root`, reached without following links; made if `make` is given.
-
-    Raises:
-        ShareAwayError: if `root` itself is not there.
-        OSError: if the folder is not there, is a link or cannot be opened.
-    """
-    try:
-        folder = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        raise ShareAwayError(f"{shown(PurePosixPath(root))}: {error.strerror}") from error
-    try:
-        for part in relative.parts:
-            if make is not None:
-                _make_folder(folder, part, make)
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
-            os.close(folder)
-            folder = inner
-        yield folder
-    finally:
-        os.close(folder)
-
-
-def _folder(outbox: Path, relative: PurePosixPath, rights: Rights) -> contextlib.AbstractContextManager[int]:
-    return open_folder(outbox, relative, make=rights)
 
 
 def _make_folder(parent: int, name: str, rights: Rights) -> None:
@@ -196,7 +153,8 @@ def _give(file: int, mode: int, gid: int | None) -> None:
 
 def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
     """Write one temporary file, complete and on the disk."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+    _unlink(folder, temp)  # left by a crash, or planted: never written into
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(temp, flags, 0o600, dir_fd=folder)
     digest = hashlib.sha256()
     size = 0
@@ -224,13 +182,13 @@ def _chunks(piece: Piece) -> Iterator[bytes]:
     if piece.source is None:
         yield piece.text
         return
+    # A twin's result lies in the outbox, where anything may have been put in its place since.
     try:
-        source = os.open(piece.source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError as error:
-        raise StagingLostError(f"{piece.source.name} is gone") from error
-    with os.fdopen(source, "rb", buffering=0) as opened:
-        while chunk := opened.read(_CHUNK):
-            yield chunk
+        with open_folder(piece.source.parent, PurePosixPath()) as folder, open_plain(folder, piece.source.name) as file:
+            while chunk := file.read(_CHUNK):
+                yield chunk
+    except (OSError, ShareAwayError) as error:
+        raise StagingLostError(f"{piece.source.name} cannot be read") from error
 
 
 def _switch(folder: int, temps: Sequence[tuple[str, Piece, Published]], delivery: Delivery) -> None:
@@ -256,7 +214,7 @@ def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
     try:
         found = sha256_at(folder, path.name)
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.EEXIST, errno.EISDIR):
+        if error.errno in NOT_A_FILE:
             raise NameTaken(name=shown(path)) from error
         raise
     if found is None or found[0] == delivery.ours.get(path):
@@ -266,20 +224,19 @@ def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
 
 
 def _vouched_for(folder: int, delivery: Delivery) -> set[str]:
-    """Return the hashes that a sidecar or refusal of ours in the folder vouches for, its own among them.
+    """Return the hashes that a sidecar or refusal of the same source vouches for, its own among them.
 
-    After a lost ledger this is how our own files are known again.
+    After a lost ledger this is how our own files are known again. What is said there of another source, by another
+    daemon or the command `convert`, makes nothing ours.
     """
-    name = delivery.pieces[-1].path.name
+    last = delivery.pieces[-1]
     try:
-        found = sha256_at(folder, name)
-        if found is None or found[1].st_size > _MAX_SIDECAR:
+        with open_plain(folder, last.path.name) as file:
+            text = file.read(_MAX_SIDECAR)
+        body = json.loads(text)
+        if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return set()
-        with os.fdopen(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb") as opened:
-            body = json.loads(opened.read())
-        if body["made_by"]["name"] != "voicekiln":
-            return set()
-        return {found[0]} | {str(file["sha256"]) for file in body.get("onnx", [])}
+        return {hashlib.sha256(text).hexdigest()} | {str(file["sha256"]) for file in body.get("onnx", [])}
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return set()
 
@@ -295,12 +252,3 @@ def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
 def _unlink(folder: int, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
         os.unlink(name, dir_fd=folder)
-
-
-def sync_folder(folder: int) -> None:
-    """Flush a folder; some network shares cannot and say so, which has to do."""
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
-            raise

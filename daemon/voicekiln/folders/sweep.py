@@ -11,16 +11,16 @@ hash is compared once more right before.
 
 from __future__ import annotations
 
-import errno
-import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from voicekiln.folders.ledger import AT_REST, Ledger, Published, State, Voice
-from voicekiln.folders.outbox import open_folder, sha256_at, sync_folder
+from voicekiln.folders.files import NOT_A_FILE, open_folder, sha256_at, sync_folder
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.voices import AT_REST, Published, State, Voice
 from voicekiln.job import FileStamp
 from voicekiln.steps import Step, passed
 
@@ -43,7 +43,7 @@ class Item:
     voice: int
     of: Class
     files: tuple[Published, ...]
-    """Sidecar first. A source is here as a file of kind `onnx` with its path in the inbox."""
+    """Sidecar first; of a source, its path in the inbox."""
     age_s: float
 
 
@@ -53,7 +53,7 @@ class Plan:
 
     items: tuple[Item, ...]
     held_back: int
-    """Items that are due but exceed the share that one sweep may remove."""
+    """Items that are due but exceed the share of files that one sweep may remove."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,15 +67,17 @@ class Swept:
 
 
 def plan(ledger: Ledger, lives: Lives, max_share: float, now: float, synced: Sequence[PurePosixPath] = ()) -> Plan:
-    """Return what is due at `now` (wall-clock seconds), the oldest first, at most `max_share` of all items.
+    """Return what is due at `now` (wall-clock seconds), the oldest first, at most `max_share` of all files.
 
     At least one item may always go, or a folder with a single voice would never be swept. Sources below a folder of
     `synced` stay: a sync tool would remove them on the person's own computer, too.
     """
     items = [item for item in _items(ledger, now) if not (item.of == "sources" and _below(item, synced))]
     due = sorted((i for i in items if _is_due(i, lives)), key=lambda i: -i.age_s)
-    most = max(1, math.floor(max_share * len(items)))
-    return Plan(tuple(due[:most]), max(0, len(due) - most))
+    most = max_share * sum(len(item.files) for item in items)
+    so_far = list(accumulate(len(item.files) for item in due))
+    going = max(1, sum(1 for files in so_far if files <= most))
+    return Plan(tuple(due[:going]), max(0, len(due) - going))
 
 
 def carry_out(item: Item, inbox: Path, outbox: Path) -> Swept:
@@ -101,11 +103,11 @@ def carry_out(item: Item, inbox: Path, outbox: Path) -> Swept:
 
 
 def note(ledger: Ledger, swept: Swept) -> None:
-    """Write into the ledger what a sweep did; what was kept is given up as somebody else's."""
-    if swept.item.of == "sources":
+    """Write into the ledger what a sweep did; a result that was kept is given up as somebody else's."""
+    if swept.item.of != "sources":
+        ledger.swept_files(swept.item.voice, swept.item.files)
+    elif swept.removed:
         ledger.swept_source(swept.item.voice)
-    else:
-        ledger.swept_files(swept.item.voice, [file.path for file in swept.item.files])
 
 
 def _items(ledger: Ledger, now: float) -> Iterator[Item]:
@@ -115,7 +117,7 @@ def _items(ledger: Ledger, now: float) -> Iterator[Item]:
     for row in ledger.voices(*AT_REST):
         yield from _published_items(row, files.get(row.id, []), now)
         if row.state is State.DONE and row.source == "there" and row.finished is not None and row.sha256:
-            source = Published(row.relpath, "onnx", row.sha256, row.stamp.size)
+            source = Published(row.relpath, "source", row.sha256, row.stamp.size)
             yield Item(row.id, "sources", (source,), now - row.finished)
 
 
@@ -155,7 +157,7 @@ def _remove(root: Path, file: Published) -> str | None:
     except FileNotFoundError:  # the file's folder, or the file since it was hashed
         return None
     except OSError as error:
-        if error.errno in (errno.ELOOP, errno.ENOTDIR, errno.EEXIST):
+        if error.errno in NOT_A_FILE:
             return "somebody put something else there"
         raise
     return None

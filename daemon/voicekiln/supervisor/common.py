@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import shutil
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from voicekiln.errors import ShareAwayError
-from voicekiln.folders.ledger import Ledger, Voice
-from voicekiln.folders.watch import FileSystem, file_system
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.voices import Voice
 from voicekiln.job import Recipe
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hands import Hands
+from voicekiln.supervisor.homes import AwayError, Homes, Share
 
 FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 600.0
@@ -27,40 +28,6 @@ class Now:
     """Monotonic seconds: for every wait and deadline."""
     wall: float
     """Wall-clock seconds: for the ledger and for people."""
-
-
-@dataclass(frozen=True, slots=True)
-class Home:
-    """Where inbox and outbox lay at the start; elsewhere later means that a share was unmounted."""
-
-    inbox: FileSystem
-    outbox: FileSystem
-    name_max: int
-    """Bytes that a file name in the outbox may have."""
-
-    @classmethod
-    def of(cls, settings: Settings) -> Self:
-        """Look where they lie now. Touches the shares."""
-        name_max = os.pathconf(settings.outbox, "PC_NAME_MAX")
-        return cls(file_system(settings.inbox), file_system(settings.outbox), name_max)
-
-
-def at_home(folder: Path, home: FileSystem) -> None:
-    """Check that a folder still lies where it lay at the start. Touches the share, so for the hands only.
-
-    Raises:
-        ShareAwayError: if it is not there, or lies on another file system: what is seen there is the empty folder
-            beneath the mount point, where nothing may be written and from where nothing has vanished.
-    """
-    try:
-        os.close(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))  # opening lets an automount come
-    except OSError as error:
-        raise ShareAwayError(f"the folder cannot be reached: {error.strerror}") from error
-    now = file_system(folder)
-    if now != home:
-        raise ShareAwayError(
-            f"the folder lies on {now.type}, at the start it was {home.type}: was the share unmounted?"
-        )
 
 
 class Log(Protocol):
@@ -79,10 +46,12 @@ class Common:
     ledger: Ledger
     hands: Hands
     log: Log
-    home: Home
+    homes: Homes
+    name_max: int
+    """Bytes that a file name in the outbox may have."""
     now: Now
     """Read from the clocks at the beginning of each tick."""
-    away: dict[str, str] = field(default_factory=dict)
+    away: dict[Share, str] = field(default_factory=dict)
     """`inbox` or `outbox` with the reason why it cannot be reached."""
     synced: tuple[PurePosixPath, ...] = ()
     """Folders of the inbox that a sync tool keeps equal with other devices, as its markers in them show."""
@@ -99,8 +68,25 @@ class Common:
         return self.settings.state / "staging" / job
 
     def recipe(self, voice: Voice) -> Recipe:
-        """Return what to make of a voice; its recipe may have gone from the configuration since it was seen."""
+        """Return what to make of a voice from now on; its recipe may have gone from the configuration."""
         return self.settings.recipes.get(voice.recipe, self.settings.recipes["default"])
+
+    def clear_job(self, job: str | None) -> None:
+        """Remove the spooled copy and the staging folder of a job; both lie on local disk."""
+        if job is not None:
+            self.spool(job).unlink(missing_ok=True)
+            shutil.rmtree(self.staging(job), ignore_errors=True)
+
+    def clear_leftovers(self, taking: str | None = None) -> None:
+        """Remove what lies in spool and staging for no voice of the ledger; `taking` is a copy under way."""
+        jobs = self.ledger.jobs() | {taking}
+        for name in ("spool", "staging"):
+            folder = self.settings.state / name
+            folder.mkdir(mode=0o700, exist_ok=True)
+            for path in folder.iterdir():
+                job = path.name.partition(".")[0]
+                if job not in jobs:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def put_off(self, voice: int) -> float:
         """Let a voice wait before its next try, longer each time; return the wall-clock time of that try."""
@@ -121,11 +107,16 @@ class Common:
         """Return the monotonic time at which the next voice that was put off is due."""
         return min((due for due, _ in self._not_before.values() if due > self.now.mono), default=float("inf"))
 
-    def share_is(self, which: str, error: Exception | None) -> None:
+    def share_is(self, which: Share, error: ShareAwayError | None) -> None:
         """Note that a share answered (None) or is away, and say so once."""
-        if isinstance(error, ShareAwayError):
+        if error is not None:
             if which not in self.away:
                 self.log.warning("share.lost", share=which, reason=str(error))
             self.away[which] = str(error)
-        elif error is None and self.away.pop(which, None) is not None:
+        elif self.away.pop(which, None) is not None:
             self.log.info("share.returned", share=which)
+
+    def heard(self, error: Exception) -> None:
+        """Note that a share is away if that is what the error says."""
+        if isinstance(error, AwayError):
+            self.share_is(error.which, error)

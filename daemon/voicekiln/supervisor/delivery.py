@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders import sidecar
-from voicekiln.folders.ledger import Published, State, Voice
 from voicekiln.folders.names import fold, output_base, reserved, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
+from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, Refused
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common, at_home
+from voicekiln.supervisor.common import Common
 
 
 class Post:
@@ -48,7 +48,7 @@ class Post:
             case Refused(refusal):
                 pieces = [self._refusal(voice, refusal, base)]
             case None:
-                common.ledger.retry(voice.id)  # an ending of another version of voicekiln: judge anew
+                common.ledger.start_over(voice.id)  # an ending of another version of voicekiln: judge anew
                 return
         delivery = self._delivery(voice, pieces, replaces_all=isinstance(voice.ending, Converted))
         self._under_way = voice.id
@@ -61,17 +61,18 @@ class Post:
 
     def _claim(self, voice: Voice) -> PurePosixPath:
         """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
-        name_max = self._common.home.name_max
-        plain_base = output_base(voice.relpath.name, name_max)
-        mark = hashlib.sha256(os.fsencode(voice.relpath)).hexdigest()[:6]
-        for base in (plain_base, output_base(f"{plain_base}~{mark}.pth", name_max)):
+        name_max = self._common.name_max
+        for number in count():
+            mark = hashlib.sha256(os.fsencode(voice.relpath) + b"\0%d" % number).hexdigest()[:6]
+            name = voice.relpath.name if number == 0 else f"{output_base(voice.relpath.name, name_max)}~{mark}.pth"
+            base = output_base(name, name_max)
             path = voice.relpath.parent / base
             if self._common.ledger.claim_base(voice.id, path, [fold(str(path.parent / n)) for n in reserved(base)]):
                 return path
-        raise RuntimeError(f"two sources with the mark {mark}")  # a chance of one in sixteen million, and a defect
+        raise AssertionError("count() has no end")
 
     def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
-        sources, recipe = self._sources(voice, conversion), self._common.recipe(voice)
+        sources, recipe = self._sources(voice, conversion), voice.taken or self._common.recipe(voice)
         return sidecar.result(_origin(voice), conversion, recipe, base, sources, self._common.now.wall)
 
     def _refusal(self, voice: Voice, refusal: Refusal, base: PurePosixPath) -> Piece:
@@ -103,14 +104,14 @@ class Post:
         passed(Step.PUBLISHED)
         common.went_well(voice.id)
         common.without_twin.discard(voice.id)
-        clear_job(common, voice.job)
+        common.clear_job(voice.job)
         passed(Step.SPOOL_CLEARED)
         self._tell(voice, files)
 
     def _failed(self, voice: Voice, error: Exception) -> None:
         common = self._common
         self._under_way = None
-        common.share_is("outbox", error)
+        common.heard(error)
         if isinstance(error, StagingLostError):
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
             common.without_twin.add(voice.id)
@@ -130,16 +131,25 @@ class Post:
             return
         delivery = self._delivery(voice, [self._refusal(voice, refusal, current.base)], replaces_all=False)
         common = self._common
-        common.hands.do(
-            f"publishing {shown(voice.relpath)}",
-            lambda: _publish(common, delivery),
-            lambda files: common.ledger.also_published(voice.id, files, common.now.wall),
-            lambda _: None,  # that name is taken as well; the status says why the voice waits
-        )
+        self._under_way = voice.id  # until the ledger knows of that file, nothing of this voice may overtake it
+
+        def told(files: tuple[Published, ...]) -> None:
+            self._under_way = None
+            common.ledger.also_published(voice.id, files, common.now.wall)
+
+        def not_told(_: Exception) -> None:
+            self._under_way = None  # that name is taken as well; the status says why the voice waits
+
+        common.hands.do(f"publishing {shown(voice.relpath)}", lambda: _publish(common, delivery), told, not_told)
 
     def _tell(self, voice: Voice, files: tuple[Published, ...]) -> None:
         """Write the canonical line of a job."""
-        facts: dict[str, object] = {"file": shown(voice.relpath), "recipe": voice.recipe, "attempt": voice.attempts}
+        facts: dict[str, object] = {
+            "file": shown(voice.relpath),
+            "recipe": voice.recipe,
+            "attempt": voice.attempts,
+            "sha256": voice.sha256,
+        }
         match voice.ending:
             case Converted(conversion):
                 facts |= {
@@ -155,17 +165,14 @@ class Post:
         self._common.log.info("job.finished", **facts)
 
 
-def clear_job(common: Common, job: str | None) -> None:
-    """Remove the spooled copy and the staging folder of a job; both lie on local disk."""
-    if job is not None:
-        common.spool(job).unlink(missing_ok=True)
-        shutil.rmtree(common.staging(job), ignore_errors=True)
-
-
 def _publish(common: Common, delivery: Delivery) -> tuple[Published, ...]:
     settings = common.settings.publish
-    at_home(common.settings.outbox, common.home.outbox)
-    return publish(common.settings.outbox, delivery, Rights(settings.mode, settings.folder_mode, settings.gid))
+    common.homes.check("outbox")
+    try:
+        rights = Rights(settings.mode, settings.folder_mode, settings.gid)
+    except KeyError as error:
+        raise OSError(f"there is no group {settings.group} any more") from error
+    return publish(common.settings.outbox, delivery, rights)
 
 
 def _origin(voice: Voice) -> sidecar.Origin:

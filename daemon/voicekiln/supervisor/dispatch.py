@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voicekiln.errors import WorkerLost
-from voicekiln.folders.ledger import State, Voice
 from voicekiln.folders.names import shown
+from voicekiln.folders.voices import State, Voice
 from voicekiln.job import Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
@@ -37,13 +37,15 @@ class Dispatch:
         self._common = common
         self.benches = [Bench(keeper) for keeper in keepers]
         self._greeted: set[str] = set()
+        self._on_gpus = False
+        """Whether a worker has found its GPU. Before that, and without one, a single worker has all the cores."""
 
     def step(self) -> None:
         """Take what the workers said, then give out work."""
         for bench in self.benches:
             for event in bench.keeper.poll(self._common.now.mono):
                 self._hear(bench, event)
-        for bench in self.benches:
+        for bench in self.benches[: None if self._on_gpus else 1]:
             if bench.voice is None and not bench.keeper.busy:
                 self._give(bench)
 
@@ -53,6 +55,8 @@ class Dispatch:
 
     def close(self, grace_s: float) -> None:
         """Stop the workers; a job under way goes back into the queue and its attempt is not counted."""
+        for bench in self.benches:
+            bench.keeper.stop(self._common.now.mono)
         for bench in self.benches:
             bench.keeper.close(grace_s)
             if bench.voice is not None:
@@ -82,15 +86,16 @@ class Dispatch:
     def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:
         """Say once on what the work is done; a missing GPU is nothing to be quiet about."""
         name = str(device.get("name"))
+        self._on_gpus = device.get("kind") == "cuda"
         self._common.ledger.set_fact("device", name)
         if name in self._greeted:
             return
         self._greeted.add(name)
         facts = {key: value for key, value in device.items() if key not in {"name", "why_cpu"}}
         if why := device.get("why_cpu"):
-            self._common.log.warning("worker.without_gpu", device=name, reason=why, versions=versions, **facts)
+            self._common.log.warning("worker.without_gpu", device=name, reason=why, versions=versions, facts=facts)
         else:
-            self._common.log.info("worker.ready", device=name, versions=versions, **facts)
+            self._common.log.info("worker.ready", device=name, versions=versions, facts=facts)
 
     def _give(self, bench: Bench) -> None:
         ledger = self._common.ledger
@@ -114,7 +119,7 @@ class Dispatch:
         staging = common.staging(voice.job)
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700, parents=True)
-        recipe = common.recipe(voice)
+        recipe = voice.taken or common.recipe(voice)
         started = common.ledger.start(voice.id)
         if started is None:
             return False

@@ -9,11 +9,15 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
 Finish = Callable[[], None]
+
+STUCK_S = 30.0
+"""A look or a copy that takes longer is worth telling of."""
 
 
 class Hands(Protocol):
@@ -24,7 +28,7 @@ class Hands(Protocol):
     ) -> None:
         """Take `work` on; `collect` later calls `done` with its result or `failed` with what it raised.
 
-        `what` says in words what is being done, for the status.
+        `what` says in words what is being done, for the status line when it takes long.
         """
         ...
 
@@ -32,8 +36,8 @@ class Hands(Protocol):
         """Call what is due for all that has finished. For the loop's thread."""
         ...
 
-    def doing(self) -> str | None:
-        """Say what is being done right now."""
+    def stuck(self) -> str | None:
+        """Say what is being done right now, if it takes suspiciously long."""
         ...
 
     def close(self, wait_s: float) -> bool:
@@ -59,7 +63,9 @@ def attempt(
 class ThreadHands:
     """Hands with a thread of their own."""
 
-    def __init__(self, wake: Callable[[], None], expected: tuple[type[Exception], ...]) -> None:
+    def __init__(
+        self, wake: Callable[[], None], expected: tuple[type[Exception], ...], stuck_s: float = STUCK_S
+    ) -> None:
         """`wake` is called when something has finished; `expected` are the errors that go to `failed`.
 
         Any other exception is a defect: it is raised in the loop by `collect`, so that it ends the daemon with a
@@ -69,7 +75,8 @@ class ThreadHands:
         self._expected = expected
         self._todo: queue.SimpleQueue[tuple[str, Callable[[], Finish]] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finish] = queue.SimpleQueue()
-        self._doing: str | None = None
+        self._doing: tuple[str, float] | None = None
+        self._stuck_s = stuck_s
         self._thread = threading.Thread(target=self._run, name="hands", daemon=True)
         self._thread.start()
 
@@ -84,9 +91,10 @@ class ThreadHands:
         while not self._finished.empty():
             self._finished.get()()
 
-    def doing(self) -> str | None:
+    def stuck(self) -> str | None:
         """See `Hands`."""
-        return self._doing
+        doing = self._doing
+        return doing[0] if doing is not None and time.monotonic() - doing[1] > self._stuck_s else None
 
     def close(self, wait_s: float) -> bool:
         """See `Hands`."""
@@ -96,7 +104,8 @@ class ThreadHands:
 
     def _run(self) -> None:
         while (task := self._todo.get()) is not None:
-            self._doing, work = task
+            what, work = task
+            self._doing = what, time.monotonic()
             try:
                 finish = work()
             except BaseException as error:  # noqa: BLE001 - raised again where it is seen: in the loop's thread

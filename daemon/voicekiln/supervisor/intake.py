@@ -8,12 +8,14 @@ spool at once, so that a full inbox never fills the local disk.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from voicekiln import __version__
 from voicekiln.errors import (
     Changed,
+    ConfigError,
     ConflictCopy,
     Incomplete,
     NotAFile,
@@ -24,16 +26,17 @@ from voicekiln.errors import (
     plain,
 )
 from voicekiln.folders.inbox import Snapshot, recipe_of, scan
-from voicekiln.folders.ledger import REPLACEABLE, State, Voice
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError, intact
 from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
+from voicekiln.folders.voices import REPLACEABLE, Published, State, Voice
 from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common, at_home
+from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.homes import AwayError
 
 MAX_SPOOLED = 4
 """Copies that wait for a worker at once."""
@@ -41,10 +44,10 @@ MAX_SPOOLED = 4
 LEAST_BETWEEN_SCANS_S = 0.5
 """However many events come, the share is not walked more often."""
 
-NOT_READ = FileStamp(0, 0, 0, 0, 0)
+NOT_READ = FileStamp(0, 0, 0, 0)
 """The stamp of what is refused by its name or kind alone, without a look at its content."""
 
-EXPECTED = (OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
+EXPECTED = (ConfigError, OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
 """What work on a share may raise; anything else is a defect."""
 
 
@@ -57,6 +60,15 @@ class Taken:
     """Whether all results that the ledger knows of this voice still lie in the outbox unchanged."""
 
 
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What the hands bring back from a scan."""
+
+    snapshot: Snapshot
+    system: FileSystem
+    outbox_away: AwayError | None
+
+
 class Intake:
     """Scans, lets settle, takes."""
 
@@ -67,12 +79,15 @@ class Intake:
         self._settler = Settler(common.settings.settle.quiet)
         self._later: dict[PurePosixPath, float] = {}
         self._scanning = False
-        self._taking = False
+        self._taking: str | None = None
+        """The job whose copy is under way."""
         self._due = float("-inf")
         self._last = float("-inf")
         self._count = 0
         self.folders = 1
         """In the inbox, itself included, at the last scan."""
+        self.system: FileSystem | None = None
+        """On which the inbox lay at the last scan; None before the first."""
         self._good = float("-inf")
 
     @property
@@ -88,7 +103,7 @@ class Intake:
         """Start a scan if one is due, and take the next file that has settled."""
         if not self._scanning and self._common.now.mono >= self.due():
             self._scan()
-        if not self._taking and "inbox" not in self._common.away:
+        if self._taking is None and "inbox" not in self._common.away:
             self._take_next()
 
     def due(self) -> float:
@@ -97,7 +112,12 @@ class Intake:
             return float("inf")
         settled = self._settler.next_due()
         reasons = (self._due, *self._later.values(), float("inf") if settled is None else settled)
-        return max(min(reasons), self._last + LEAST_BETWEEN_SCANS_S)
+        return max(min(reasons), self.earliest)
+
+    @property
+    def earliest(self) -> float:
+        """The monotonic time before which no scan begins, whatever happens."""
+        return self._last + LEAST_BETWEEN_SCANS_S
 
     # --- scanning ------------------------------------------------------------------------------------------------
 
@@ -109,28 +129,34 @@ class Intake:
         settings = self._common.settings
         self._common.hands.do(
             "looking through the inbox",
-            lambda: _look(settings, self._common.home.inbox),
+            lambda: _look(self._common, settings),
             lambda snapshot: self._scanned(snapshot, began),
             self._scan_failed,
         )
 
     def _scan_failed(self, error: Exception) -> None:
         self._scanning = False
-        away = error if isinstance(error, ShareAwayError) else ShareAwayError(plain(str(error)))
-        self._common.share_is("inbox", away)
+        self._common.share_is(
+            "inbox", error if isinstance(error, ShareAwayError) else AwayError("inbox", plain(str(error)))
+        )
 
-    def _scanned(self, snapshot: Snapshot, began: float) -> None:
+    def _scanned(self, look: Look, began: float) -> None:
         """Bring the ledger into agreement with what lies in the inbox."""
+        snapshot = look.snapshot
         self._scanning = False
         self._good = self._common.now.mono
-        self.folders = snapshot.folders
+        self.folders, self.system = snapshot.folders, look.system
         self._common.synced = tuple(marker.parent for marker in snapshot.markers)
         self._common.share_is("inbox", None)
+        self._common.share_is("outbox", look.outbox_away)
         self._settler.quiet_s = self._common.settings.settle.quiet
         self._settler.observe(snapshot.files, began, self._common.now.mono)
-        refused: dict[PurePosixPath, Refusal] = {
-            path: ConflictCopy(tool=tool) for path, tool in snapshot.conflicts.items()
-        }
+        with self._common.ledger.together():
+            self._compare(snapshot)
+        self._common.clear_leftovers(self._taking)
+
+    def _compare(self, snapshot: Snapshot) -> None:
+        refused: dict[PurePosixPath, Refusal] = {path: ConflictCopy(tool=t) for path, t in snapshot.conflicts.items()}
         refused |= {path: NotAFile(what=what) for path, what in snapshot.odd.items()}
         known = self._common.ledger.stamps()
         for relpath, stamp in (snapshot.files | dict.fromkeys(refused, NOT_READ)).items():
@@ -173,62 +199,47 @@ class Intake:
         )
 
     def _take(self, voice: Voice) -> None:
-        settings, ledger = self._common.settings, self._common.ledger
-        self._taking = True
+        common, settings = self._common, self._common.settings
         self._count += 1
-        job = f"{ledger.instance}t{int(self._common.now.wall):x}n{self._count:x}"
-        spool, outbox = self._common.spool(job), settings.outbox
+        job = f"{common.ledger.instance}t{int(common.now.wall):x}n{self._count:x}"
+        self._taking = job
         unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
-        results = [file for _, _, file in ledger.files(voice.id)]
-
-        inodes = self._common.home.inbox.stable_inodes
-
-        def work() -> Taken:
-            spooled = take(
-                settings.inbox,
-                voice.relpath,
-                voice.stamp,
-                spool,
-                settings.max_bytes,
-                inodes=inodes,
-                unproven_ok=unproven_ok,
-            )
-            passed(Step.COPIED)
-            return Taken(spooled, intact(outbox, results))
-
-        self._common.hands.do(
+        results = [file for _, _, file in common.ledger.files(voice.id)]
+        common.hands.do(
             f"copying {shown(voice.relpath)}",
-            work,
+            lambda: _copy(common, voice, job, results, unproven_ok=unproven_ok),
             lambda taken: self._took(voice, job, taken),
             lambda error: self._not_taken(voice, error),
         )
 
     def _took(self, voice: Voice, job: str, taken: Taken) -> None:
         common, spooled = self._common, taken.spooled
-        self._taking = False
+        self._taking = None
         common.went_well(voice.id)
         current = common.ledger.voice(voice.relpath)
         if current is None or current.state not in (State.SETTLING, State.INCOMPLETE) or current.stamp != spooled.stamp:
             common.spool(job).unlink(missing_ok=True)  # it changed, vanished or was forgotten meanwhile
             return
-        key = f"{spooled.sha256}.{common.recipe(current).fingerprint}.{__version__}"
+        recipe = common.recipe(current)
+        key = f"{spooled.sha256}.{recipe.fingerprint}.{__version__}"
         if key == current.key and current.ending is not None and taken.intact:
             common.spool(job).unlink()
             common.ledger.unchanged(voice.id, spooled.stamp, common.now.wall)
             common.log.info("file.unchanged", file=shown(voice.relpath))
             return
-        common.ledger.spooled(voice.id, spooled.stamp, spooled.sha256, key, job)
+        common.ledger.spooled(voice.id, spooled.stamp, spooled.sha256, recipe, key, job)
         passed(Step.SPOOLED)
         common.log.info("file.settled", file=shown(voice.relpath), bytes=spooled.bytes, sha256=spooled.sha256)
 
     def _not_taken(self, voice: Voice, error: Exception) -> None:
         common, settle = self._common, self._common.settings.settle
-        self._taking = False
+        self._taking = None
         current = common.ledger.voice(voice.relpath)
         if current is None or current.stamp != voice.stamp or current.state not in (State.SETTLING, State.INCOMPLETE):
             return
         match error:
             case Changed():
+                common.ledger.wait(voice.id, voice.state, error.why)
                 self._settler.restart(voice.relpath, common.now.mono)
             case Unproven():
                 self._wait_until_quiet(voice, State.SETTLING, error.why, settle.legacy_quiet)
@@ -239,7 +250,7 @@ class Intake:
             case Refusal():
                 common.ledger.ended(voice.id, Refused(error), of_content=False)
             case _:
-                common.share_is("inbox", error)
+                common.heard(error)
                 reason = plain(str(error))
                 if reason != voice.reason:
                     common.log.warning("copy.failed", file=shown(voice.relpath), reason=reason)
@@ -255,10 +266,35 @@ class Intake:
             self._common.log.info("file.waits", file=shown(voice.relpath), reason=why, seconds=round(left_s))
 
 
-def _look(settings: Settings, home: FileSystem) -> Snapshot:
-    at_home(settings.inbox, home)
+def _look(common: Common, settings: Settings) -> Look:
+    """Scan the inbox, and see whether both shares are there; for the hands."""
+    system = common.homes.check("inbox")
     snapshot = scan(
-        settings.inbox, inodes=home.stable_inodes, conflicts_are_voices=settings.conflict_copies == "convert"
+        settings.inbox, inodes=system.stable_inodes, conflicts_are_voices=settings.conflict_copies == "convert"
     )
-    at_home(settings.inbox, home)  # it may have been unmounted in between, and half of it have seemed to vanish
-    return snapshot
+    common.homes.check("inbox")  # it may have been unmounted in between, and half of it have seemed to vanish
+    try:
+        common.homes.check("outbox")
+    except AwayError as error:
+        return Look(snapshot, system, error)
+    return Look(snapshot, system, None)
+
+
+def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], *, unproven_ok: bool) -> Taken:
+    """Copy a source into the spool and see whether its earlier results are still there; for the hands."""
+    settings = common.settings
+    inodes = common.homes.check("inbox").stable_inodes
+    if results:
+        common.homes.check("outbox")
+    there = intact(settings.outbox, results)
+    spooled = take(
+        settings.inbox,
+        voice.relpath,
+        voice.stamp,
+        common.spool(job),
+        settings.max_bytes,
+        inodes=inodes,
+        unproven_ok=unproven_ok,
+    )
+    passed(Step.COPIED)
+    return Taken(spooled, there)

@@ -1,67 +1,19 @@
-"""What is done at the edges of the work: picking up after a crash, and sweeping.
-
-At start the ledger's states say what a killed daemon was at; everything that no state accounts for - temporary files
-in the outbox that bear our mark, copies in the spool, folders in staging - is litter and goes. Sweeping waits while
-a share is away: an absent folder is not an empty one.
-"""
+"""Sweeping when it is time, one item after the other, and never while a share is away: absent is not empty."""
 
 from __future__ import annotations
 
-import shutil
-
-from voicekiln.errors import plain
-from voicekiln.folders.ledger import State, Voice
+from voicekiln.errors import ShareAwayError, plain
 from voicekiln.folders.names import shown
-from voicekiln.folders.outbox import clear_temps
 from voicekiln.folders.sweep import Item, Lives, Plan, Swept, carry_out, note, plan
+from voicekiln.folders.voices import AT_REST
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Log, at_home
+from voicekiln.supervisor.common import Common, Log
 
 WANT_SWEEP = "sweep wanted"
 """Fact in the ledger: the command `sweep` asks the running daemon for one."""
 
 
-def recover(common: Common) -> None:
-    """Bring ledger, spool and staging into agreement before the first tick. Local disk only."""
-    for name in ("spool", "staging"):
-        (common.settings.state / name).mkdir(mode=0o700, exist_ok=True)
-    for voice in common.ledger.voices(State.QUEUED, State.CONVERTING, State.CONVERTED):
-        _resume(common, voice)
-    jobs = {voice.job for voice in common.ledger.voices() if voice.job}
-    for path in (common.settings.state / "spool").iterdir():
-        if path.name.removesuffix(".pth") not in jobs:
-            path.unlink()
-    for path in (common.settings.state / "staging").iterdir():
-        if path.name not in jobs:
-            shutil.rmtree(path)
-
-
-def _resume(common: Common, voice: Voice) -> None:
-    """A job that was with a worker has used up its attempt; it is queued again, or refused, as after any loss."""
-    ready = common.staging(voice.job or "-").is_dir() or common.ledger.twin(voice) is not None
-    if voice.state is State.CONVERTED:
-        if not ready:
-            common.ledger.start_over(voice.id)
-        return
-    if voice.job is None or not common.spool(voice.job).is_file():
-        common.ledger.start_over(voice.id)
-    elif voice.state is State.CONVERTING:
-        shutil.rmtree(common.staging(voice.job), ignore_errors=True)
-        common.ledger.lost(voice.id, "the converter itself was stopped in the middle", None, counts=True)
-
-
-def clear_litter(common: Common) -> None:
-    """Let the hands remove what a killed daemon left in the outbox."""
-    outbox, instance = common.settings.outbox, common.ledger.instance
-    common.hands.do(
-        "clearing up in the outbox",
-        lambda: clear_temps(outbox, instance),
-        lambda count: common.log.info("litter.removed", files=count) if count else None,
-        lambda error: common.log.warning("litter.unreachable", reason=plain(str(error))),
-    )
-
-
-class Broom:
+class Sweeper:
     """Sweeps when it is time."""
 
     def __init__(self, common: Common) -> None:
@@ -70,10 +22,9 @@ class Broom:
         self._items: list[Item] = []
         self._under_way = False
 
-    @property
     def due(self) -> float:
-        """Monotonic time of the next sweep."""
-        return self._due
+        """Return the monotonic time of the next sweep; infinity while none can be."""
+        return float("inf") if self._under_way or self._common.away else self._due
 
     def step(self) -> None:
         """Start a sweep if one is due or asked for, or hand over the next item of the one under way."""
@@ -87,8 +38,11 @@ class Broom:
             common.ledger.set_fact(WANT_SWEEP, None)
             self._due = self._common.now.mono + common.settings.sweep.every
             self._items = list(self._planned().items)
-        if self._items:
-            self._hand_over(self._items.pop(0))
+        while self._items and not self._under_way:
+            item = self._items.pop(0)
+            row = common.ledger.by_id(item.voice)
+            if row is not None and row.state in AT_REST:  # it may have got work since it was planned
+                self._hand_over(item)
 
     def _planned(self) -> Plan:
         common, sweep = self._common, self._common.settings.sweep
@@ -117,15 +71,15 @@ class Broom:
     def _failed(self, item: Item, error: Exception) -> None:
         """One file that cannot be removed does not keep the others; a share that went away does."""
         self._under_way = False
-        self._common.share_is("inbox" if item.of == "sources" else "outbox", error)
-        if self._common.away:
+        self._common.heard(error)
+        if isinstance(error, ShareAwayError):
             self._items = []
         self._common.log.warning("sweep.failed", file=shown(item.files[0].path), reason=plain(str(error)))
 
 
 def _carry_out(common: Common, item: Item) -> Swept:
-    at_home(common.settings.inbox, common.home.inbox)
-    at_home(common.settings.outbox, common.home.outbox)
+    common.homes.check("inbox")
+    common.homes.check("outbox")
     return carry_out(item, common.settings.inbox, common.settings.outbox)
 
 

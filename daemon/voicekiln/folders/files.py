@@ -1,0 +1,98 @@
+"""Reaching files below a root that strangers may write to: no link is followed, no pipe is waited for.
+
+Folders are opened one by one, each from the one above, so that nobody can exchange one for a link in between and
+lead us out of the root.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+
+from voicekiln.errors import ShareAwayError
+
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+# O_NONBLOCK: a pipe that somebody put there must not hold us up.
+_FILE = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
+
+NOT_A_FILE = (errno.ELOOP, errno.ENOTDIR, errno.EISDIR, errno.ENXIO, errno.EEXIST)
+"""Errors that say that a link, folder, pipe or device lies where a file should."""
+
+
+@contextlib.contextmanager
+def open_folder(
+    root: Path, relative: PurePosixPath, make: Callable[[int, str], None] = lambda _folder, _name: None
+) -> Iterator[int]:
+    """Yield a descriptor of the folder `relative` below `root`; only `root` itself may be a link.
+
+    `make` is called with each folder and the name below it before that is opened.
+
+    Raises:
+        ShareAwayError: if `root` cannot be opened.
+        OSError: if the folder is not there, is a link or cannot be opened.
+    """
+    try:
+        folder = os.open(root, _FOLDER)
+    except OSError as error:
+        raise ShareAwayError(f"the folder cannot be opened: {error.strerror}") from error
+    try:
+        for name in relative.parts:
+            make(folder, name)
+            above, folder = folder, os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=folder)
+            os.close(above)
+        yield folder
+    finally:
+        os.close(folder)
+
+
+def open_plain(folder: int, name: str) -> BufferedReader:
+    """Return the plain file `name` in an open folder, for reading.
+
+    Raises:
+        FileNotFoundError: if there is nothing of that name.
+        OSError: with one of `NOT_A_FILE` if it is something else; others if it cannot be opened.
+    """
+    # Looked at before it is opened, because opening a device can have effects; and after, because it may have changed.
+    _only_plain(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
+    file = open(os.open(name, _FILE, dir_fd=folder), "rb")  # noqa: SIM115 - the caller closes it
+    try:
+        _only_plain(os.fstat(file.fileno()), name)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def sha256_at(folder: int, name: str) -> tuple[str, os.stat_result] | None:
+    """Return hash and stat of the plain file `name` in an open folder; None if there is nothing of that name.
+
+    Raises:
+        OSError: as `open_plain`.
+    """
+    try:
+        with open_plain(folder, name) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
+    except FileNotFoundError:
+        return None
+
+
+def sync_folder(folder: int) -> None:
+    """Flush a folder; some network shares cannot and say so, which has to do."""
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EACCES, errno.EBADF):
+            raise
+
+
+def _only_plain(st: os.stat_result, name: str) -> None:
+    if stat.S_ISLNK(st.st_mode):
+        raise OSError(errno.ELOOP, "a link", name)
+    if not stat.S_ISREG(st.st_mode):
+        raise OSError(errno.EEXIST, "not a plain file", name)

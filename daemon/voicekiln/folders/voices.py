@@ -1,0 +1,124 @@
+"""What is known of a file, as values: the rows of the ledger, and how endings are kept as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from enum import StrEnum
+from pathlib import PurePosixPath
+from typing import Literal
+
+from voicekiln.errors import Refusal
+from voicekiln.job import Conversion, Converted, FileStamp, Recipe, Refused
+
+
+class State(StrEnum):
+    """What has to happen next with a file."""
+
+    SETTLING = "settling"
+    """Seen; it has to stay unchanged for the quiet time."""
+    INCOMPLETE = "incomplete"
+    """Quiet, but it proves not to be whole: wait for a change, in the end refuse."""
+    QUEUED = "queued"
+    """Spooled; waits for a worker."""
+    CONVERTING = "converting"
+    """With a worker."""
+    CONVERTED = "converted"
+    """The files lie in staging (or in a twin's results) and have to be published."""
+    REFUSING = "refusing"
+    """The refusal has to be published."""
+    DONE = "done"
+    REFUSED = "refused"
+
+
+AT_REST = (State.DONE, State.REFUSED)
+"""Nothing is to be done until the file changes."""
+REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
+"""A newer file under the same name starts over at once; in the other states it waits for the end."""
+
+Kind = Literal["source", "onnx", "sidecar", "refusal"]
+Source = Literal["there", "gone", "swept"]
+
+
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """A row: one source file of the inbox."""
+
+    id: int
+    relpath: PurePosixPath
+    recipe: str
+    """Name of the recipe that its folder selects."""
+    taken: Recipe | None
+    """What it is made by: the recipe as it was when the copy was spooled, whatever the configuration says since."""
+    stamp: FileStamp
+    state: State
+    reason: str
+    """Why it waits, for people; empty where the state says it all."""
+    next_try: float | None
+    """Wall-clock seconds, for people; the loop keeps its own monotonic time."""
+    first_seen: float
+    finished: float | None
+    """Wall-clock seconds of the last publication."""
+    sha256: str | None
+    """Of the content last spooled."""
+    key: str | None
+    """Content, recipe and tool version together: equal keys have equal results."""
+    job: str | None
+    attempts: int
+    ending: Converted | Refused | None
+    base: PurePosixPath | None
+    """Path of the results in the outbox without their endings."""
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """The part of a row that a scan is compared with."""
+
+    id: int
+    stamp: FileStamp
+    state: State
+    source: Source
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """A file of ours in the outbox."""
+
+    path: PurePosixPath
+    kind: Kind
+    sha256: str
+    bytes: int
+
+
+def ending_json(ending: Converted | Refused) -> str:
+    """Return the form in which the ledger keeps an ending."""
+    match ending:
+        case Converted(conversion):
+            return json.dumps({"converted": asdict(conversion)})
+        case Refused(refusal):
+            return json.dumps({"refused": {"code": refusal.code, "found": refusal.found}})
+
+
+def read_ending(text: str | None) -> Converted | Refused | None:
+    """Return what `ending_json` wrote; None for what another version of voicekiln wrote in other words."""
+    if text is None:
+        return None
+    try:
+        body = json.loads(text)
+        if "converted" in body:
+            return Converted(Conversion.from_dict(body["converted"]))
+        return Refused(Refusal.from_wire(body["refused"]["code"], body["refused"]["found"]))
+    except (ValueError, KeyError, TypeError):
+        return None
+
+
+def read_recipe(text: str | None) -> Recipe | None:
+    """Return the recipe that was kept as JSON of its fields; None as in `read_ending`."""
+    if text is None:
+        return None
+    try:
+        facts = json.loads(text)
+        return Recipe(**(facts | {"precisions": tuple(facts["precisions"])}))
+    except (ValueError, KeyError, TypeError):
+        return None

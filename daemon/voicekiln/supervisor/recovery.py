@@ -1,0 +1,44 @@
+"""Picking up after a crash.
+
+The ledger's states say what a killed daemon was at; everything that no state accounts for - copies in the spool,
+folders in staging, temporary files in the outbox that bear our mark - is litter and goes.
+"""
+
+from __future__ import annotations
+
+import shutil
+
+from voicekiln.folders.outbox import clear_temps
+from voicekiln.folders.voices import State, Voice
+from voicekiln.supervisor.common import Common
+
+
+def recover(common: Common) -> None:
+    """Bring ledger, spool and staging into agreement before the first tick. Local disk only."""
+    for voice in common.ledger.voices(State.QUEUED, State.CONVERTING, State.CONVERTED):
+        _resume(common, voice)
+    common.clear_leftovers()
+
+
+def _resume(common: Common, voice: Voice) -> None:
+    """A job that was with a worker has used up its attempt; it is queued again, or refused, as after any loss."""
+    if voice.state is State.CONVERTED:
+        ready = common.staging(voice.job or "-").is_dir() or common.ledger.twin(voice) is not None
+        if not ready:
+            common.ledger.start_over(voice.id)
+    elif voice.job is None or not common.spool(voice.job).is_file():
+        common.ledger.start_over(voice.id)
+    elif voice.state is State.CONVERTING:
+        shutil.rmtree(common.staging(voice.job), ignore_errors=True)
+        common.ledger.lost(voice.id, "the converter itself was stopped in the middle", None, counts=True)
+
+
+def clear_litter(common: Common) -> int:
+    """Remove from the outbox what a killed daemon left there; return how many files. For the hands.
+
+    Raises:
+        AwayError: if the outbox is away.
+        OSError: if a file cannot be removed.
+    """
+    common.homes.check("outbox")
+    return clear_temps(common.settings.outbox, common.ledger.instance)
