@@ -92,7 +92,7 @@ class Lines:
     def info(self, event: str, **facts: Any) -> None:
         self.events.append((event, facts))
 
-    warning = error = info
+    debug = warning = error = info
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [facts for name, facts in self.events if name == event]

@@ -150,5 +150,5 @@ def test_the_command_loads_no_heavy_package() -> None:
     """After `import voicekiln.cli` neither torch nor anything of ONNX nor NumPy is in the process."""
     program = f"import sys, voicekiln.cli; print(sorted(set({HEAVY}) & set(sys.modules)))"
     command = [sys.executable, "-c", program]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)  # noqa: S603 - our own
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

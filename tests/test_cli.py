@@ -40,7 +40,7 @@ def test_convert_needs_no_folders(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["convert", str(bad), str(good), "--precision", "both"]) == NOT_DONE
     told = capsys.readouterr()
     assert {"good.onnx", "good.fp16.onnx", "good.json"} <= {path.name for path in tmp_path.iterdir()}
-    assert [line.split()[0] for line in told.out.splitlines() if line.endswith("...")][:3] == ["load", "load", "build"]
+    assert [line.split()[1] for line in told.out.splitlines() if line.endswith("...")][:3] == ["load", "load", "build"]
     assert "web page" in told.err
     assert "download" in told.err
 
@@ -132,7 +132,7 @@ def test_a_dry_sweep_only_tells(
     monkeypatch.setattr("voicekiln.service.time.time", lambda: kiln.wall + 8 * DAY)
     assert command(kiln, "sweep", "--dry-run") == OK
     told = capsys.readouterr().out
-    assert "would remove good.onnx: results, published 8.0d ago" in told
+    assert "would remove outbox/good.onnx (results, 8.0d old)" in told
     assert "half.pth" not in told
     assert (kiln.outbox / "good.onnx").exists()
     assert command(kiln, "sweep") == OK
@@ -140,7 +140,7 @@ def test_a_dry_sweep_only_tells(
     assert not (kiln.inbox / "good.pth").exists()
     assert (kiln.inbox / "half.pth").exists()
     assert command(kiln, "sweep") == OK
-    assert "Nothing has served its time" in capsys.readouterr().out
+    assert "Nothing is due for removal" in capsys.readouterr().out
 
 
 def test_a_sweep_leaves_sources_in_synced_folders(
@@ -176,5 +176,5 @@ def test_without_a_ledger_there_is_nothing_to_tell(tmp_path: Path, capsys: pytes
     """`status` before the first `run` says so, and makes nothing."""
     (tmp_path / "config.yaml").touch()
     assert main(["status", "--config", str(tmp_path / "config.yaml")]) == BAD_CONFIG
-    assert "voicekiln run" in capsys.readouterr().err
+    assert "has never run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]

@@ -24,7 +24,7 @@ def table(name: str) -> str:
 
 
 def row(kind: type[Refusal]) -> str:
-    gaps = {gap: "…" for gap in kind.gaps()}
+    gaps = dict.fromkeys(kind.gaps(), "…")
     return f"| `{kind.code}` | {kind.message.format(**gaps)} | {kind.hint.format(**gaps)} |"
 
 
@@ -61,7 +61,7 @@ def test_the_readme_lists_every_command(capsys: pytest.CaptureFixture[str]) -> N
 def test_the_exit_statuses_are_those_of_the_code() -> None:
     """The table has what `cli` returns, and argparse's own 2."""
     told = {int(status) for status in re.findall(r"^\| (\d+) \|", README, re.MULTILINE)}
-    assert told == {cli.OK, cli.NOT_DONE, 2, cli.BUSY, cli.BAD_CONFIG}
+    assert told == {cli.OK, cli.NOT_DONE, 2, cli.BUSY, cli.BAD_CONFIG, cli.INTERRUPTED}
     assert cli.BUSY == os.EX_TEMPFAIL
 
 

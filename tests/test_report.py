@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from voicekiln import report
+from voicekiln.settings import span
 
 
 @pytest.mark.parametrize(
@@ -23,7 +24,7 @@ from voicekiln import report
 )
 def test_lengths_of_time_read_as_they_are_written(seconds: float | None, text: str) -> None:
     """The unit is the largest that fits."""
-    assert report.span(seconds) == text
+    assert span(seconds) == text
 
 
 def test_values_are_words() -> None:

@@ -12,19 +12,20 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 import structlog
 
 from voicekiln import __version__, config, logs, report, service
-from voicekiln.errors import ConfigError, LedgerError, Refusal, ShareAwayError, plain
+from voicekiln.errors import ConfigError, LedgerError, NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.sweep import Swept, carry_out, note, plan
 from voicekiln.folders.voices import Voice
-from voicekiln.job import PRECISIONS, Recipe
+from voicekiln.job import PRECISIONS, Recipe, Stage
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
 from voicekiln.supervisor.homes import SHARES, Homes
@@ -38,29 +39,38 @@ BUSY = os.EX_TEMPFAIL
 BAD_CONFIG = os.EX_CONFIG
 """78: the configuration cannot be used; a service manager need not try again."""
 
+INTERRUPTED = 130
+"""As a shell counts an end by Ctrl-C."""
+
 DEFAULT_CONFIG = Path("/etc/voicekiln/config.yaml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return the exit status."""
     options = _parser().parse_args(arguments)
+    status: int
     try:
-        status: int = options.run(options)
+        status = options.run(options)
     except ConfigError as error:
+        if options.config is not None:
+            _complain(f"{options.config} cannot be used:")
         for problem in error.problems:
-            _complain(problem)
-        return BAD_CONFIG
-    except service.AlreadyRunningError as error:
-        _complain(f"another voicekiln works on the state folder {error}")
-        return BUSY
+            _complain(f"  {problem}")
+        status = BAD_CONFIG
     except LedgerError as error:
         _complain(str(error))
-        return BAD_CONFIG
+        status = BAD_CONFIG
+    except service.AlreadyRunningError as error:
+        _complain(f"another voicekiln works on the state folder {error}")
+        status = BUSY
+    except BrokenPipeError:  # somebody read only the first lines
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        status = OK
     except (ShareAwayError, OSError) as error:
-        _complain(plain(str(error)))
-        return NOT_DONE
+        _complain(_words(error))
+        status = NOT_DONE
     except KeyboardInterrupt:
-        return 130
+        status = INTERRUPTED
     return status
 
 
@@ -102,14 +112,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
 
     for name, what in (
-        ("retry", "let files go through everything again"),
+        ("retry", "take files up again: settle, copy, and convert unless an equal file has its result already"),
         ("forget", "forget files as if they had never been seen; results stay where they are"),
     ):
         sub = command(name, what, _retry_or_forget)
         sub.add_argument("names", nargs="+", metavar="NAME", help="path below the inbox, as status shows it")
         sub.set_defaults(verb=name)
 
-    sweep = command("sweep", "remove now what has served its time", _sweep)
+    sweep = command("sweep", "remove now what is due for removal", _sweep)
     sweep.add_argument("--dry-run", action="store_true", help="only say what would go, and why")
 
     sample = command(
@@ -146,7 +156,7 @@ def _convert(options: argparse.Namespace) -> int:
             try:
                 path.stat()  # before a folder is made for a slip of the pen
                 out.mkdir(parents=True, exist_ok=True)
-                conversion, files = desk.convert(path, out, recipe, lambda stage: _say(f"  {stage} ..."))
+                conversion, files = desk.convert(path, out, recipe, partial(_tell_stage, path))
             except (Refusal, NotDoneError, ShareAwayError, StagingLostError, OSError) as error:
                 _tell_failure(path, error)
                 status = NOT_DONE
@@ -154,6 +164,10 @@ def _convert(options: argparse.Namespace) -> int:
             for line in report.conversion(path, conversion, [out / file.path for file in files]):
                 _say(line)
     return status
+
+
+def _tell_stage(path: Path, stage: Stage) -> None:
+    _say(f"{path.name}: {stage} ...")
 
 
 def _settings_or_defaults(path: Path | None) -> Settings:
@@ -203,10 +217,11 @@ def _status(options: argparse.Namespace) -> int:
 
 def _retry_or_forget(options: argparse.Namespace) -> int:
     status = OK
+    inbox = config.load(options.config).inbox
     with _ledger(options) as ledger:
         known = {shown(voice.relpath): voice for voice in ledger.voices()}
         for name in options.names:
-            voice = known.get(shown(PurePosixPath(name)))
+            voice = known.get(shown(PurePosixPath(name))) or known.get(_below(inbox, name))
             if voice is None:
                 _complain(f"{name}: not known; voicekiln status lists what is")
             elif _do(ledger, options.verb, voice):
@@ -216,6 +231,12 @@ def _retry_or_forget(options: argparse.Namespace) -> int:
                 _complain(f"{name}: is being converted{', or its source is gone' if options.verb == 'retry' else ''}")
             status = NOT_DONE
     return status
+
+
+def _below(inbox: Path, name: str) -> str:
+    """Return a path that leads into the inbox as status shows it."""
+    path = Path(name).absolute()
+    return shown(PurePosixPath(path.relative_to(inbox))) if path.is_relative_to(inbox) else ""
 
 
 def _do(ledger: Ledger, verb: str, voice: Voice) -> bool:
@@ -258,7 +279,7 @@ def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
         for path, why in swept.kept:
             _say(f"kept {shown(path)}: {why}")
     if not planned.items:
-        _say("Nothing has served its time.")
+        _say("Nothing is due for removal.")
     if planned.held_back:
         _say(f"{planned.held_back} more are due; sweep.max_share leaves them for the next sweep.")
     return OK
@@ -273,23 +294,45 @@ def _sample(options: argparse.Namespace) -> int:
     except (NotDoneError, OSError) as error:
         _tell_failure(target, error)
         return NOT_DONE
+    target.chmod(0o666 & ~_umask())  # the worker keeps what it writes to itself
     _say(f"{target}: an RVC v2 voice, 40 kHz, with random weights; it converts, but does not speak.")
     return OK
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _ledger(options: argparse.Namespace) -> Ledger:
     path = config.load(options.config).state / service.LEDGER
     if not path.exists():
-        raise ConfigError([f"state: there is no ledger in {plain(str(path.parent))}; voicekiln run makes it"])
+        raise ConfigError([f"state: voicekiln has never run with the state folder {plain(str(path.parent))}"])
     return Ledger(path)
 
 
 def _tell_failure(path: Path, error: Exception) -> None:
-    if isinstance(error, Refusal):
-        _complain(f"{path}: {error.text}")
-        _complain(f"  {error.advice}")
-    else:
-        _complain(f"{path}: {plain(str(error))}")
+    match error:
+        case NameTaken():
+            _complain(f"{path}: there already is a {error.found['name']} that was not made from it.")
+            _complain("  Move or rename that file, or name another folder with --out.")
+        case Refusal():
+            _complain(f"{path}: {error.text}")
+            _complain(f"  {error.advice}")
+        case OSError():
+            _complain(_words(error))
+        case _:
+            _complain(f"{path}: {plain(str(error))}")
+
+
+def _words(error: Exception) -> str:
+    """Return an error of the system as a person says it: which file, and what of it."""
+    if isinstance(error, PermissionError) and error.filename:
+        return f"{plain(str(error.filename))}: not allowed; try it as the user that voicekiln runs as"
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{plain(str(error.filename))}: {error.strerror}"
+    return plain(str(error))
 
 
 def _say(text: str) -> None:

@@ -158,6 +158,14 @@ class NotAFile(Refusal):
     hint = "Put the file itself into the folder, not a link or shortcut to it."
 
 
+class Unreadable(Refusal):
+    """A file that the daemon has no right to read."""
+
+    code = "unreadable"
+    message = "voicekiln has no right to read this file."
+    hint = "Give everybody, or the group of the folder, the right to read it (chmod a+r); it is then taken by itself."
+
+
 class WebPage(Refusal):
     """A saved web page or download error instead of the model."""
 
@@ -279,8 +287,8 @@ class WorkerLost(Refusal):
     code = "worker-lost"
     message = "The conversion was tried {attempts} times and never finished; the last time: {reason}."
     hint = (
-        "The file may be broken in an unusual way, or the machine has too little memory. "
-        "Try a smaller file, or ask whoever runs the converter to look at its log; replacing the file tries again."
+        "The file may be broken in an unusual way, or the machine has too little memory. Ask whoever runs the "
+        "converter to look at its log; replacing the file tries again."
     )
 
 

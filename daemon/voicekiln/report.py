@@ -13,8 +13,7 @@ from voicekiln.folders.sweep import Item
 from voicekiln.folders.voices import Voice
 from voicekiln.folders.watch import file_system
 from voicekiln.job import Conversion, Converted, Refused
-from voicekiln.service import uses_events
-from voicekiln.settings import Settings
+from voicekiln.settings import Settings, span
 from voicekiln.worker.wire import Ready
 
 _MB = 1e6
@@ -26,7 +25,7 @@ def settings(understood: Settings) -> Iterator[str]:
         path = getattr(understood, name)
         where = file_system(path)
         yield f"{name:<8}{path}  ({where.type}{', network' if where.is_network else ''})"
-    events = uses_events(understood, file_system(understood.inbox))
+    events = file_system(understood.inbox).has_events(understood.scan.events)
     every = understood.scan.rescan if events else understood.scan.poll
     yield f"watch   {'by events, and' if events else 'without events,'} by a full scan every {span(every)}"
     for recipe in understood.recipes.values():
@@ -35,8 +34,8 @@ def settings(understood: Settings) -> Iterator[str]:
         yield f"recipe  {recipe.name}: {what}, opset {recipe.opset}, interface {recipe.interface}{folder}"
     sweep = understood.sweep
     yield (
-        f"sweep   every {span(sweep.every)}: sources after {span(sweep.sources)}, "
-        f"results after {span(sweep.results)}, refusals after {span(sweep.refusals)}"
+        f"sweep   every {span(sweep.every)}; lifetimes: sources {span(sweep.sources)}, "
+        f"results {span(sweep.results)}, refusals {span(sweep.refusals)}"
     )
 
 
@@ -92,20 +91,8 @@ def status_json(ledger: Ledger, *, running: bool) -> dict[str, Any]:
 
 def swept(path: PurePosixPath, item: Item, *, dry_run: bool) -> str:
     """Return the line for a file that goes, or would go."""
-    verb = "would remove" if dry_run else "removed"
-    return f"{verb} {shown(path)}: {item.of}, published {span(item.age_s)} ago"
-
-
-def span(seconds: float | None) -> str:
-    """Return a length of time as the configuration writes it: `7d`, `90s`, `never`."""
-    if seconds is None:
-        return "never"
-    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
-        if seconds >= size and seconds % size == 0:
-            return f"{seconds / size:.0f}{unit}"
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f}d"
-    return f"{seconds / 3600:.1f}h" if seconds >= 2 * 3600 else f"{seconds:.0f}s"
+    verb, folder = "would remove" if dry_run else "removed", "inbox" if item.of == "sources" else "outbox"
+    return f"{verb} {folder}/{shown(path)} ({item.of}, {span(item.age_s)} old)"
 
 
 def _row(voice: Voice) -> dict[str, Any]:
@@ -132,7 +119,7 @@ def _why(voice: Voice) -> str:
             return refusal.text
         case Converted(done):
             worst = min((f.snr_db for file in done.files for f in file.fidelity), default=0.0)
-            return f"{done.model.get('family')} {done.model.get('version')}, {worst:.0f} dB"
+            return f"{done.model.get('family')} {done.model.get('version')}, verified ({worst:.0f} dB)"
         case None:
             return ""
 

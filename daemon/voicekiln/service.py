@@ -24,9 +24,9 @@ from voicekiln.errors import ConfigError, plain
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State
-from voicekiln.folders.watch import FileSystem, Watch
+from voicekiln.folders.watch import Watch
 from voicekiln.notify import Notifier
-from voicekiln.settings import Settings
+from voicekiln.settings import Settings, span
 from voicekiln.supervisor.common import Common, Log, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
@@ -253,7 +253,15 @@ class _Loop:
     def run(self) -> int:
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, self._on_signal)
-        self._log.info("service.started", version=__version__, config=str(self._path))
+        settings = self._service.common.settings
+        self._log.info(
+            "service.started",
+            version=__version__,
+            config=str(self._path.absolute()),
+            inbox=str(settings.inbox),
+            outbox=str(settings.outbox),
+            removes={name: span(getattr(settings.sweep, name)) for name in ("sources", "results", "refusals")},
+        )
         self._mind_the_watch()
         while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
             due = self._turn()
@@ -298,7 +306,7 @@ class _Loop:
         An observer that has died, or that a share took with it when it went away, is replaced when the share is back.
         """
         common, intake = self._service.common, self._service.intake
-        wanted = intake.system is not None and uses_events(common.settings, intake.system) and not common.away
+        wanted = intake.system is not None and intake.system.has_events(common.settings.scan.events) and not common.away
         if self._watch is not None and not (wanted and self._watch.healthy(intake.folders)):
             self._watch.stop()
             self._watch = None
@@ -319,13 +327,6 @@ class _Loop:
             common.log.warning(
                 "watch.failed", reason=watch.problem, instead=f"a scan every {common.settings.scan.poll} s"
             )
-
-
-def uses_events(settings: Settings, inbox: FileSystem) -> bool:
-    """Say whether the inbox is to be watched by events: where its file system tells of changes made by others."""
-    if settings.scan.events == "auto":
-        return not inbox.is_network
-    return settings.scan.events == "on"
 
 
 def now() -> Now:

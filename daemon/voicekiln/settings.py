@@ -41,6 +41,18 @@ def group_id(group: str) -> int:
     return int(group) if group.isdecimal() else grp.getgrnam(group).gr_gid
 
 
+def span(seconds: float | None) -> str:
+    """Return a length of time as the configuration writes it: `7d`, `90s`, `never`."""
+    if seconds is None:
+        return "never"
+    for unit, size in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= size and seconds % size == 0:
+            return f"{seconds / size:.0f}{unit}"
+    if seconds >= 2 * 86400:
+        return f"{seconds / 86400:.1f}d"
+    return f"{seconds / 3600:.1f}h" if seconds >= 2 * 3600 else f"{seconds:.0f}s"
+
+
 @dataclass(frozen=True, slots=True)
 class Scan:
     """How the inbox is looked at."""
@@ -86,7 +98,7 @@ class Deadlines:
 class Worker:
     """The process that converts."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu"] = "auto"
     idle: Seconds = 300.0
     """After this time without work it leaves, so that the GPU's memory is free for others."""
     memory: Size = 8_000_000_000
@@ -151,7 +163,7 @@ class Settings:
     inbox: Folder
     outbox: Folder
     state: Folder
-    """On local disk: ledger, copies in work, templates."""
+    """On local disk: ledger, copies in work."""
     recipes: Recipes = field(default_factory=default_recipes)
     """By name; `default` is always among them."""
     scan: Scan = field(default_factory=Scan)

@@ -99,9 +99,9 @@ def _resized(info: TensorInfo, axis: int, size: int) -> TensorInfo:
 
 def _spoil_config(draw: st.DrawFn, rest: dict[str, Any]) -> None:
     """Spoil one value, or replace or drop the whole."""
-    if "config" in rest and draw(st.integers(0, 4)):
+    if isinstance(rest.get("config"), list) and rest["config"] and draw(st.integers(0, 4)):
         config = list(rest["config"])
-        config[draw(st.integers(0, 17))] = draw(values)
+        config[draw(st.integers(0, len(config) - 1))] = draw(values)
         rest["config"] = config
     elif draw(st.booleans()):
         rest["config"] = draw(values)

@@ -200,9 +200,7 @@ def test_a_planted_temporary_file_is_replaced_and_not_written_into(
     assert (outbox / ONNX).read_bytes() == b"new"
 
 
-def test_a_pipe_in_place_of_a_twins_result_is_no_result(
-    outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery]
-) -> None:
+def test_a_pipe_in_place_of_a_twins_result_is_no_result(outbox: Path, deliver: Callable[..., Delivery]) -> None:
     """What is to be copied from the outbox may have been exchanged; nobody waits for it."""
     delivery = deliver(b"good")
     source = delivery.pieces[0].source

@@ -450,11 +450,15 @@ class TestStart:
             print(child, file=sys.stderr, flush=True)
             time.sleep(0.1)
             finish(job)
+            time.sleep(0.3)
             os._exit(1)
         """)
         events = worker.run(convert(tmp_path, "j1"))
         assert vanishes(pid_of(events))
-        events += worker.run(convert(tmp_path, "j2"))
+        now = time.monotonic()
+        worker.worker.begin(convert(tmp_path, "j2"), now)
+        assert worker.worker.next_due(now) <= now
+        events += worker.until(has(Ended))
         assert all(isinstance(event.ending, Converted) for event in events if isinstance(event, Ended))
         for event in events:
             if isinstance(event, Said):
@@ -554,7 +558,7 @@ def test_what_a_process_said_before_it_died_is_heard(tmp_path: Path) -> None:
     reading.set()
 
     def wake() -> None:
-        reading.wait()
+        reading.wait(5)
 
     body = 'ready()\njob = hear()\nsay("entered", id=job, stage="load")\ntime.sleep(0.1)\nfinish(job)\n'
     worker = Bench(stub(tmp_path, body), wake=wake, patience=Patience(drain_s=30))

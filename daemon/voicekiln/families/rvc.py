@@ -48,6 +48,9 @@ TRAINING_NOTE = (
 )
 TRUE = frozenset({"1", "true"})
 """Ways to say that a voice has f0."""
+MAX_WHOLE = 2**53
+"""The largest whole number among the extras: beyond it JSON's readers begin to round."""
+
 MAX_EXTRA = 40
 MAX_EXTRA_TEXT = 200
 """Characters; a longer text among the file's own entries is left out."""
@@ -170,7 +173,7 @@ def _is_short(value: object) -> bool:
         case bool():
             return True
         case int():
-            return abs(value) < 2**63
+            return abs(value) <= MAX_WHOLE
         case float():
             return math.isfinite(value)
         case str():

@@ -60,7 +60,7 @@ def open_plain(folder: int, name: str) -> BufferedReader:
     """
     # Looked at before it is opened, because opening a device can have effects; and after, because it may have changed.
     _only_plain(os.stat(name, dir_fd=folder, follow_symlinks=False), name)
-    file = open(os.open(name, _FILE, dir_fd=folder), "rb")  # noqa: SIM115 - the caller closes it
+    file = os.fdopen(os.open(name, _FILE, dir_fd=folder), "rb")
     try:
         _only_plain(os.fstat(file.fileno()), name)
     except BaseException:

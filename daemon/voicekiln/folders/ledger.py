@@ -163,8 +163,11 @@ class Ledger:
 
     def stamps(self) -> dict[PurePosixPath, Known]:
         """Return what a scan has to be compared with."""
-        rows = self._db.execute("SELECT id, relpath, stamp, state, source FROM voices")
-        return {_path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"]) for r in rows}
+        rows = self._db.execute("SELECT id, relpath, stamp, state, source, job FROM voices")
+        return {
+            _path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
+            for r in rows
+        }
 
     def files(self, voice: int | None = None) -> list[tuple[int, float, Published]]:
         """Return voice, time of publication and file for what lies in the outbox, of one voice or of all."""
@@ -336,6 +339,11 @@ class Ledger:
                 "DELETE FROM files WHERE path = ? AND sha256 = ?", [(os.fsencode(f.path), f.sha256) for f in files]
             )
             self._drop_if_spent(voice)
+
+    def nothing_planned(self) -> None:
+        """Forget the times of next tries, which the loop that is gone had in mind."""
+        with self.together():
+            self._db.execute("UPDATE voices SET next_try = NULL")
 
     def retry(self, voice: int) -> bool:
         """Let a voice at rest or waiting go through everything again; False while it is in work."""

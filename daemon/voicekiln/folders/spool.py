@@ -68,7 +68,9 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
         if expected.size > max_bytes:
             raise TooLarge(size_mb=-(-expected.size // _MB), limit_mb=max_bytes // _MB)
         if glance(source) is Proof.NONE and not unproven_ok:
-            raise Unproven("it has no end mark, so it must be left alone for longer to count as complete")
+            raise Unproven(
+                "this kind of file does not show its end, so it is left alone for longer to be sure that it has arrived"
+            )
         ours = part = target.with_name(target.name + ".part")
         try:
             sha256 = _copy(source, part, expected.size)

@@ -79,6 +79,7 @@ class Known:
     stamp: FileStamp
     state: State
     source: Source
+    job: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,6 +106,10 @@ class FileSystem:
         """Whether other machines can change it without an event here; then only scanning finds new files."""
         return self.type in _NETWORK or self.type == "fuse" or self.type.startswith(("fuse.", "nfs", "smb"))
 
+    def has_events(self, wanted: str) -> bool:
+        """Return whether to rely on events here; `wanted` is the setting `scan.events`: auto, on or off."""
+        return wanted == "on" or (wanted == "auto" and not self.is_network)
+
     @property
     def stable_inodes(self) -> bool:
         """Whether a file keeps its inode number as long as it is the same file."""

@@ -33,6 +33,7 @@ class Now:
 class Log(Protocol):
     """The part of a structlog logger that the loop uses."""
 
+    def debug(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - structlog's own signature
     def info(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - structlog's own signature
     def warning(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - as above
     def error(self, event: str, **facts: Any) -> Any: ...  # noqa: ANN401, D102 - as above

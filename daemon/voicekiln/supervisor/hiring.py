@@ -25,7 +25,7 @@ def devices(wanted: str, gpus: str = GPUS) -> tuple[str, ...]:
         count = sum(1 for _ in Path(gpus).iterdir())
     except OSError:
         count = 0
-    return tuple(f"cuda:{number}" for number in range(count)) or (wanted,)
+    return tuple(f"cuda:{number}" for number in range(count)) or ("auto",)
 
 
 def hire(settings: WorkerSettings, device: str, wake: Callable[[], None]) -> Worker:

@@ -73,10 +73,8 @@ class Homes:
         now = file_system(path)
         home = self.mount_points[str(path)]
         if len(now.mount_point.parts) < len(Path(home).parts):
-            raise AwayError(
-                which,
-                f"{home} is not mounted (if the {which} has moved for good, delete {FILE} in the state folder and restart)",
-            )
+            moved = f"if the {which} has moved for good, delete {FILE} in the state folder and restart"
+            raise AwayError(which, f"{home} is not mounted ({moved})")
         return now
 
     def name_max(self) -> int:

@@ -23,6 +23,7 @@ from voicekiln.errors import (
     Refusal,
     ShareAwayError,
     Unproven,
+    Unreadable,
     plain,
 )
 from voicekiln.folders.inbox import Snapshot, recipe_of, scan
@@ -30,7 +31,7 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError, intact
 from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
-from voicekiln.folders.voices import REPLACEABLE, Published, State, Voice
+from voicekiln.folders.voices import REPLACEABLE, Known, Published, State, Voice
 from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
@@ -162,7 +163,7 @@ class Intake:
         for relpath, stamp in (snapshot.files | dict.fromkeys(refused, NOT_READ)).items():
             old = known.get(relpath)
             if old is None or (old.state in REPLACEABLE and (old.stamp != stamp or old.source != "there")):
-                voice = self._sight(relpath, stamp)
+                voice = self._sight(relpath, stamp, old)
                 if relpath in refused:
                     self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
         for relpath, old in known.items():
@@ -170,13 +171,16 @@ class Intake:
             if old.source == "there" and not there and snapshot.covers(relpath):
                 self._common.ledger.vanished(old.id)
 
-    def _sight(self, relpath: PurePosixPath, stamp: FileStamp) -> Voice:
+    def _sight(self, relpath: PurePosixPath, stamp: FileStamp, old: Known | None) -> Voice:
+        if old is not None:
+            self._common.clear_job(old.job)
         recipe = recipe_of(relpath, self._common.settings.recipes, "default")
         voice = self._common.ledger.sight(relpath, recipe, stamp, self._common.now.wall)
         passed(Step.SEEN)
         self._common.went_well(voice.id)
         self._later.pop(relpath, None)
-        self._common.log.info("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
+        tell = self._common.log.info if old is None else self._common.log.debug  # a growing file is seen every second
+        tell("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
         return voice
 
     # --- taking --------------------------------------------------------------------------------------------------
@@ -249,6 +253,8 @@ class Intake:
                 self._wait_until_quiet(voice, State.INCOMPLETE, error.why, settle.incomplete_after)
             case Refusal():
                 common.ledger.ended(voice.id, Refused(error), of_content=False)
+            case PermissionError() if self._settler.quiet(voice.relpath, settle.legacy_quiet):
+                common.ledger.ended(voice.id, Refused(Unreadable()), of_content=False)
             case _:
                 common.heard(error)
                 reason = plain(str(error))

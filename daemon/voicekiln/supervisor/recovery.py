@@ -15,6 +15,7 @@ from voicekiln.supervisor.common import Common
 
 def recover(common: Common) -> None:
     """Bring ledger, spool and staging into agreement before the first tick. Local disk only."""
+    common.ledger.nothing_planned()
     for voice in common.ledger.voices(State.QUEUED, State.CONVERTING, State.CONVERTED):
         _resume(common, voice)
     common.clear_leftovers()

@@ -125,7 +125,9 @@ def encode(message: Request | Answer) -> bytes:
     else:
         body |= asdict(message)
     try:
-        line = json.dumps(body, default=str, allow_nan=False).encode() + b"\n"
+        # Answers hold plain text only, and six bytes for each Chinese character would not leave them much room.
+        ascii_only = isinstance(message, Convert | Inspect | Sample)
+        line = json.dumps(body, default=str, allow_nan=False, ensure_ascii=ascii_only).encode() + b"\n"
     except ValueError as error:
         raise WireError(str(error)) from error
     if len(line) > MAX_LINE:
