@@ -64,7 +64,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         settle: {quiet: 1.5s, legacy_quiet: 2m, incomplete_after: 1h}
         max_bytes: 500MB
         conflict_copies: convert
-        worker: {device: cuda, idle: 1h, memory: 2GiB, attempts: 5, deadlines: {verify: 20m}}
+        worker: {device: cpu, idle: 1h, memory: 2GiB, attempts: 5, deadlines: {verify: 20m}}
         publish: {mode: 0660, folder_mode: "0770", group: 1000}
         sweep: {every: 1d, sources: never, results: 1h, refusals: 2d, max_share: 50%, originals_elsewhere: true}
         log: {format: json, level: warning}
@@ -82,7 +82,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
     assert (settings.settle.quiet, settings.settle.legacy_quiet, settings.settle.incomplete_after) == (1.5, 120, 3600)
     assert (settings.max_bytes, settings.conflict_copies) == (500_000_000, "convert")
     worker = settings.worker
-    assert (worker.device, worker.idle, worker.memory, worker.attempts) == ("cuda", 3600, 2 * 1024**3, 5)
+    assert (worker.device, worker.idle, worker.memory, worker.attempts) == ("cpu", 3600, 2 * 1024**3, 5)
     assert (worker.deadlines.of("verify"), worker.deadlines.of("start")) == (1200, 180)
     assert (settings.publish.mode, settings.publish.folder_mode, settings.publish.gid) == (0o660, 0o770, 1000)
     sweep = settings.sweep

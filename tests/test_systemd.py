@@ -116,9 +116,9 @@ def test_the_user_and_the_folders_can_be_made(tmp_path: Path) -> None:
 
 
 def folders() -> Iterator[tuple[str, str, str, str, str]]:
-    """Type, path, mode, owner and age of each line in the tmpfiles configuration."""
+    """Type, path, mode, owner and age of each line for a folder in the tmpfiles configuration."""
     for line in (SYSTEMD / "voicekiln.tmpfiles.conf").read_text(encoding="utf-8").splitlines():
-        if line and not line.startswith("#"):
+        if line and line[0] not in "#a":  # comments and access lists
             kind, path, mode, user, group, age = line.split()
             yield kind, path, mode, f"{user}:{group}", age
 

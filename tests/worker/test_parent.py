@@ -552,31 +552,40 @@ class TestStop:
             os.waitpid(-1, os.WNOHANG)
 
 
-def test_what_a_process_said_before_it_died_is_heard(tmp_path: Path) -> None:
+def test_what_a_process_said_before_it_died_is_heard(bench: MakeBench, tmp_path: Path) -> None:
     """An answer that still lies in the pipe when the death is seen counts."""
-    reading = threading.Event()
-    reading.set()
+    go, read_on = tmp_path / "go", threading.Event()
+    woken: list[None] = []
 
     def wake() -> None:
-        reading.wait(5)
+        woken.append(None)
+        if len(woken) == 2:  # the stage was heard; the reading thread is held here while the rest is written
+            go.touch()
+            read_on.wait(5)
 
-    body = 'ready()\njob = hear()\nsay("entered", id=job, stage="load")\ntime.sleep(0.1)\nfinish(job)\n'
-    worker = Bench(stub(tmp_path, body), wake=wake, patience=Patience(drain_s=30))
-    worker.worker.begin(convert(tmp_path), time.monotonic())
+    body = f"""
+        ready()
+        job = hear()
+        say("entered", id=job, stage="load")
+        while not os.path.exists({str(go)!r}):
+            time.sleep(0.01)
+        finish(job)
+    """
+    worker = bench(body, wake=wake, patience=Patience(drain_s=30)).worker
+    worker.begin(convert(tmp_path), time.monotonic())
     events: list[Event] = []
-    while not has(Ready)(events):
-        events += worker.worker.poll(time.monotonic())
-        if has(Ready)(events):
-            reading.clear()  # holds the reading thread at the next line, so that the last one stays in the pipe
-    assert vanishes(pid_of(events))
+    while not has(At)(events):
+        events += worker.poll(time.monotonic())
+    gone = vanishes(pid_of(events))
     for _ in range(3):
-        events += worker.worker.poll(time.monotonic())
-    assert worker.worker.busy
-    reading.set()
-    while worker.worker.busy:
-        events += worker.worker.poll(time.monotonic())
+        events += worker.poll(time.monotonic())
+    waits = worker.busy
+    read_on.set()
+    while worker.busy:
+        events += worker.poll(time.monotonic())
+    assert gone
+    assert waits
     assert isinstance(ending(events), Converted)
-    worker.worker.close(1.0)
 
 
 def test_polling_never_blocks(bench: MakeBench, tmp_path: Path) -> None:
