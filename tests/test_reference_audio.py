@@ -1,4 +1,4 @@
-"""The files make the sound that RVC's original code makes of the same weights: eight voices, at full size.
+"""What the running daemon makes of a voice sounds as RVC's original code does: eight voices, at full size.
 
 The references were made with the source's additive noise at zero. The noise node of the published file draws it,
 so it is turned down to nothing in a copy of the file (exactly zero makes ONNX Runtime's CPU provider abort).
@@ -6,7 +6,6 @@ so it is turned down to nothing in a copy of the file (exactly zero makes ONNX R
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,14 +17,13 @@ import torch
 from onnx import numpy_helper
 
 import reference_voices
+from running import Daemon
 from voicekiln import families
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import export, noise_nodes
-from voicekiln.convert.pipeline import convert
 from voicekiln.convert.verify import open_session, verify
 from voicekiln.families.base import Exportable
-from voicekiln.job import Recipe
 
 QUIET = 1e-20
 LONG = 3000
@@ -49,30 +47,38 @@ def likeness(model: onnx.ModelProto, name: str) -> list[float]:
     ]
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A running daemon, to which all eight voices are dropped one after the other."""
+    with Daemon(tmp_path_factory.mktemp("daemon")) as running:
+        running.until(running.inbox.is_dir)
+        yield running
+
+
 @pytest.fixture(scope="module", params=reference_voices.names())
-def converted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]]:
-    """Convert a reference voice into both precisions; yield its name and the folder."""
-    folder = tmp_path_factory.mktemp(request.param)
-    source = reference_voices.write_checkpoint(request.param, folder / "voice.pth")
-    with source.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    convert(source, sha256, Recipe("both", ("fp32", "fp16")), folder, lambda _: None)
-    yield request.param, folder
-    for path in folder.iterdir():  # 220 MB each
+def converted(
+    request: pytest.FixtureRequest, daemon: Daemon, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, Path]]:
+    """Drop a reference voice, wait for it, and yield its ONNX files by precision; `name` is its name."""
+    name = request.param
+    source = reference_voices.write_checkpoint(name, tmp_path_factory.mktemp(name) / "voice.pth")
+    daemon.drop(source, f"both/{name}.pth")
+    daemon.until_there(f"both/{name}.json")
+    folder = daemon.outbox / "both"
+    yield {"name": Path(name), "fp32": folder / f"{name}.onnx", "fp16": folder / f"{name}.fp16.onnx"}
+    for path in (source, *folder.iterdir()):  # 220 MB each
         path.unlink()
 
 
 @pytest.mark.parametrize(("precision", "wanted_db"), [("fp32", 100), ("fp16", 55)])
-def test_the_file_sounds_as_the_original(converted: tuple[str, Path], precision: str, wanted_db: int) -> None:
+def test_the_file_sounds_as_the_original(converted: dict[str, Path], precision: str, wanted_db: int) -> None:
     """Both lengths of the reference, neither of them traced."""
-    name, folder = converted
-    assert min(likeness(onnx.load(folder / f"{precision}.onnx"), name)) >= wanted_db
+    assert min(likeness(onnx.load(converted[precision]), str(converted["name"]))) >= wanted_db
 
 
-def test_half_precision_takes_half_the_room(converted: tuple[str, Path]) -> None:
+def test_half_precision_takes_half_the_room(converted: dict[str, Path]) -> None:
     """About 55 MB in place of 110."""
-    _, folder = converted
-    sizes = [(folder / f"{precision}.onnx").stat().st_size for precision in ("fp16", "fp32")]
+    sizes = [converted[precision].stat().st_size for precision in ("fp16", "fp32")]
     assert 0.49 < sizes[0] / sizes[1] < 0.53
 
 
