@@ -321,24 +321,26 @@ def test_a_file_that_kills_the_worker_is_given_up_and_others_flow(build: Callabl
     assert {"bad.onnx", "bad.json"} <= kiln.results()
 
 
-def test_attempts_are_counted_across_crashes_of_the_daemon_itself(build: Callable[..., Kiln]) -> None:
-    """A file that takes the whole machine down cannot loop."""
+def test_a_file_that_takes_the_daemon_itself_down_cannot_loop(build: Callable[..., Kiln]) -> None:
+    """Each time it is tried later, and after ten times it is refused; three cut-off starts refuse nobody."""
 
-    class Down(BaseException):
+    class DownError(BaseException):
         pass
 
     def answer(request: Request) -> Ending:
         del request
-        raise Down
+        raise DownError
 
     kiln = build(answer)
     kiln.drop("a.pth")
-    for _ in range(3):
-        with pytest.raises(Down):
-            kiln.run(700)
+    for _ in range(10):
+        with pytest.raises(DownError):
+            kiln.run(1300)
         kiln.crash()
     kiln.run(60)
-    assert kiln.read("a.error.json")["code"] == "worker-lost"
+    body = kiln.read("a.error.json")
+    assert body["code"] == "worker-lost"
+    assert "10 times" in body["message"]
 
 
 def test_a_full_disk_at_the_last_attempt_is_not_the_files_fault(build: Callable[..., Kiln]) -> None:
@@ -465,7 +467,86 @@ def test_a_full_inbox_does_not_fill_the_disk(build: Callable[..., Kiln]) -> None
     for number in range(30):
         kiln.drop(f"{number}.pth")
     kiln.run(60)
+    assert len(list((kiln.settings.state / "spool").iterdir())) <= 13
+
+
+def test_an_outbox_that_is_stuck_stops_the_conversions(kiln: Kiln) -> None:
+    """Finished voices do not pile up on the local disk; when the outbox is back, all come out."""
+    kiln.outbox.rename(kiln.at / "away")
+    for number in range(12):
+        kiln.drop(f"{number}.pth")
+    kiln.run(120)
+    assert len(list((kiln.settings.state / "staging").iterdir())) <= 5
     assert len(list((kiln.settings.state / "spool").iterdir())) <= 5
+    (kiln.at / "away").rename(kiln.outbox)
+    kiln.run(900)
+    assert len(kiln.results()) == 24
+
+
+def test_a_queued_voice_that_is_replaced_leaves_no_copy(build: Callable[..., Kiln]) -> None:
+    """However often a sync tool changes a file that waits, one copy of it lies in the spool."""
+    kiln = build(lambda _: None)
+    kiln.drop("busy.pth")
+    kiln.run(10)
+    for number in range(6):
+        kiln.drop("a.pth", voice_bytes(f"version {number}"))
+        kiln.run(10)
+    assert len(list((kiln.settings.state / "spool").iterdir())) == 2
+
+
+def test_sweeping_goes_on_after_the_outbox_was_away(build: Callable[..., Kiln]) -> None:
+    """It needs no publication to notice that the share is back."""
+    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln.drop("a.pth")
+    kiln.run(60)
+    kiln.outbox.rename(kiln.at / "away")
+    kiln.skip(8 * DAY)
+    (kiln.at / "away").rename(kiln.outbox)
+    kiln.run(30)
+    assert kiln.results() == set()
+
+
+def test_a_recipe_that_changes_while_a_voice_waits_is_for_the_next_one(build: Callable[..., Kiln]) -> None:
+    """What was spooled is made as it was asked for, and its sidecar says so; no twin is mistaken for another."""
+    kiln = build(lambda _: None)
+    content = voice_bytes()
+    kiln.drop("busy.pth")
+    kiln.drop("a.pth", content)
+    kiln.run(15)
+    kiln.service.common.settings = replace(kiln.settings, recipes={"default": Recipe("default", ("fp16",))})
+    kiln.answer = good
+    kiln.run(30)
+    assert kiln.read("a.json")["recipe"]["precisions"] == ["fp32"]
+    kiln.drop("b.pth", content)
+    kiln.run(30)
+    assert kiln.read("b.json")["onnx"][0]["precision"] == "fp16"
+
+
+def test_marks_that_others_have_taken_are_passed_over(kiln: Kiln) -> None:
+    """Names that look like ours do not stop anybody, three files of them or more."""
+    mark = hashlib.sha256(b"zoe.pth\x001").hexdigest()[:6]
+    for name in (f"zoe~{mark}.pth", "Zoe.pth", "zoe.pth"):
+        kiln.drop(name, voice_bytes(name))
+        kiln.run(15)
+    assert len([name for name in kiln.results() if name.endswith(".onnx")]) == 3
+
+
+def test_a_file_that_may_not_be_read_is_told_of(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a minute a person reads what to do; with the right to read it, it is taken."""
+
+    def refuse_to_open(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = kiln.drop("a.pth")
+    monkeypatch.setattr("voicekiln.folders.spool.open_plain", refuse_to_open)
+    kiln.run(30)
+    assert kiln.results() == set()
+    kiln.run(200)
+    assert kiln.read("a.error.json")["code"] == "unreadable"
+    monkeypatch.undo()
+    path.chmod(0o640)
+    kiln.run(60)
+    assert kiln.results() == {"a.onnx", "a.json"}
 
 
 # --- crashes ---------------------------------------------------------------------------------------------------------

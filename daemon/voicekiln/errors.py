@@ -39,6 +39,10 @@ class LedgerError(Exception):
     """The ledger cannot be used; a person has to see to it."""
 
 
+class LedgerStuckError(LedgerError):
+    """The ledger cannot be written now: the disk is full or does not answer. To be waited out."""
+
+
 class ShareAwayError(Exception):
     """A root folder is not there or does not answer: a state to wait out, never an empty folder."""
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from types import FrameType
 
 from voicekiln import __version__, config, logs
-from voicekiln.errors import ConfigError, plain
+from voicekiln.errors import ConfigError, LedgerStuckError, plain
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State
@@ -42,6 +42,9 @@ LEDGER = "ledger.sqlite"
 LOCK = "lock"
 FIXED = ("inbox", "outbox", "state", "worker")
 """Settings that a running daemon cannot change."""
+
+LEDGER_RETRY_S = 10.0
+"""How long to wait when the ledger cannot be written, before everything begins anew from what it holds."""
 
 LONGEST_NAP_S = 5.0
 """The loop wakes at least this often, to see what a command has written into the ledger."""
@@ -212,8 +215,26 @@ def run(path: Path, settings: Settings, log: Log) -> int:
     Raises:
         AlreadyRunningError: if another daemon works on the same state folder.
     """
-    with only_daemon(settings.state), Ledger(settings.state / LEDGER) as ledger:
-        return _Loop(path, settings, ledger, log).run()
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes now must not end us; the settings are fresh anyway
+    with only_daemon(settings.state):
+        while True:
+            try:
+                with Ledger(settings.state / LEDGER) as ledger:
+                    return _Loop(path, settings, ledger, log).run()
+            except LedgerStuckError as error:
+                log.error("ledger.stuck", reason=str(error), again_s=LEDGER_RETRY_S)  # noqa: TRY400 - that is all there is to say
+                _wait_for_the_disk()
+
+
+def _wait_for_the_disk() -> None:
+    """Wait before everything begins anew from the ledger; systemd is told that this is no hang."""
+    notifier = Notifier.from_env(os.environ)
+    notifier.ready()
+    notifier.status("the ledger cannot be written; is the disk of the state folder full?")
+    end = time.monotonic() + LEDGER_RETRY_S
+    while (left := end - time.monotonic()) > 0:
+        notifier.watchdog(time.monotonic())
+        time.sleep(min(1.0, left))
 
 
 class _Bell:
@@ -263,10 +284,24 @@ class _Loop:
             removes={name: span(getattr(settings.sweep, name)) for name in ("sources", "results", "refusals")},
         )
         self._mind_the_watch()
-        while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
-            due = self._turn()
-            self._bell.wait(max(0.0, due - time.monotonic()))
+        try:
+            while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
+                due = self._turn()
+                self._bell.wait(max(0.0, due - time.monotonic()))
+        except LedgerStuckError:
+            self._drop_everything()
+            raise
         return self._end()
+
+    def _drop_everything(self) -> None:
+        """Leave without a word to the ledger: what was under way is found there by the next loop, as after a crash."""
+        for bench in self._service.dispatch.benches:
+            bench.keeper.close(STOP_WORKER_S)
+        self._service.common.hands.close(STOP_HANDS_S)
+        if self._watch is not None:
+            self._watch.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
 
     def _turn(self) -> float:
         """Do what can be done now; return the monotonic time of the next turn."""

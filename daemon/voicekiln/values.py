@@ -6,6 +6,7 @@ Every reader takes the text as the person wrote it and raises ValueError with a 
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -138,6 +139,10 @@ def folder(text: str) -> Path:
     """Return a path, relative where it was given so; `~` at the beginning is the user's own folder."""
     if text in NOTHING or "\0" in text:
         raise ValueError("wants the path of a folder")
+    try:
+        os.fsencode(text)
+    except UnicodeEncodeError as error:
+        raise ValueError("holds characters that no path can have") from error
     try:
         return Path(text).expanduser()
     except RuntimeError as error:

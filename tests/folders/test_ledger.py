@@ -44,7 +44,7 @@ def queued(ledger: Ledger, name: PurePosixPath = NAME, key: str = "key") -> Voic
 
 def done(ledger: Ledger, tmp_path: Path, name: PurePosixPath = NAME) -> Voice:
     voice = queued(ledger, name)
-    ledger.start(voice.id)
+    ledger.start(row(ledger, voice.id))
     ledger.ended(voice.id, converted(Job("j", tmp_path, tmp_path, "aa", RECIPE)))
     file = Published(name.with_suffix(".onnx"), "onnx", "bb", 7)
     ledger.published(voice.id, [file], [], at=200.0)
@@ -85,7 +85,7 @@ def test_names_of_any_bytes_are_kept(ledger: Ledger) -> None:
 def test_an_attempt_is_counted_before_it_begins_and_survives(tmp_path: Path) -> None:
     """A daemon that dies in the middle of a job finds the attempt counted."""
     with Ledger(tmp_path / "l") as first:
-        started = first.start(queued(first).id)
+        started = first.start(queued(first))
         assert started is not None
         assert started.attempts == 1
     with Ledger(tmp_path / "l") as second:
@@ -97,10 +97,10 @@ def test_an_attempt_is_counted_before_it_begins_and_survives(tmp_path: Path) -> 
 def test_a_loss_that_does_not_count_gives_the_attempt_back(ledger: Ledger) -> None:
     """Only losses that may be the file's doing use up attempts."""
     voice = queued(ledger)
-    ledger.start(voice.id)
+    ledger.start(row(ledger, voice.id))
     ledger.lost(voice.id, "disk full", 300.0, counts=False)
     assert row(ledger, voice.id).attempts == 0
-    ledger.start(voice.id)
+    ledger.start(row(ledger, voice.id))
     ledger.lost(voice.id, "crashed", 300.0, counts=True)
     assert row(ledger, voice.id).attempts == 1
 
@@ -169,7 +169,7 @@ def test_a_source_that_vanishes_in_work_is_still_finished(ledger: Ledger) -> Non
 def test_commands_leave_alone_what_is_in_work(ledger: Ledger, command: str) -> None:
     """A voice with a worker cannot be pulled from under it."""
     voice = queued(ledger)
-    ledger.start(voice.id)
+    ledger.start(row(ledger, voice.id))
     assert getattr(ledger, command)(voice.id) is False
     assert row(ledger, voice.id).state is State.CONVERTING
 
@@ -193,5 +193,14 @@ def test_a_voice_that_was_just_forgotten_is_not_started(ledger: Ledger) -> None:
     """A command may remove a queued voice in the moment in which the daemon takes it."""
     voice = queued(ledger)
     assert ledger.forget(voice.id)
-    assert ledger.start(voice.id) is None
+    assert ledger.start(voice) is None
     ledger.unchanged(voice.id, STAMP, at=1.0)
+
+
+def test_a_voice_that_was_just_taken_back_is_not_started(ledger: Ledger, tmp_path: Path) -> None:
+    """`retry` between the look and the start wins; neither a job nor a twin's ending goes to the older row."""
+    voice = queued(ledger)
+    assert ledger.retry(voice.id)
+    assert ledger.start(voice) is None
+    assert ledger.inherit(voice, converted(Job("j", tmp_path, tmp_path, "aa", RECIPE))) is False
+    assert row(ledger, voice.id).state is State.SETTLING

@@ -17,6 +17,7 @@ from voicekiln import steps
 from voicekiln.errors import NameTaken, ShareAwayError
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, clear_temps, intact, publish
+from voicekiln.folders.voices import Published
 from voicekiln.steps import Step
 
 ONNX = PurePosixPath("sub/voice.onnx")
@@ -29,7 +30,11 @@ def sha(content: bytes) -> str:
 
 
 def sidecar_for(content: bytes, source: str = "sub/voice.pth") -> bytes:
-    body = {"made_by": {"name": "voicekiln"}, "source": {"path": source}, "onnx": [{"sha256": sha(content)}]}
+    body = {
+        "made_by": {"name": "voicekiln"},
+        "source": {"path": source},
+        "onnx": [{"sha256": sha(content), "bytes": len(content)}],
+    }
     return json.dumps(body).encode()
 
 
@@ -44,8 +49,12 @@ def deliver(tmp_path: Path) -> Callable[..., Delivery]:
     def make(content: bytes = b"onnx", stale: Sequence[PurePosixPath] = (), **ours: bytes) -> Delivery:
         staged = tmp_path / f"staged-{sha(content)[:8]}"
         staged.write_bytes(content)
-        pieces = [Piece(ONNX, "onnx", staged, sha(content)), Piece(SIDECAR, "sidecar", text=sidecar_for(content))]
-        known = {PurePosixPath(f"sub/{name}".replace("__", ".")): sha(was) for name, was in ours.items()}
+        pieces = [
+            Piece(ONNX, "onnx", staged, sha(content), len(content)),
+            Piece(SIDECAR, "sidecar", text=sidecar_for(content)),
+        ]
+        paths = {PurePosixPath(f"sub/{name}".replace("__", ".")): was for name, was in ours.items()}
+        known = {path: Published(path, "onnx", sha(was), len(was)) for path, was in paths.items()}
         return Delivery(pieces, stale, known, "feed0001")
 
     return make
@@ -251,13 +260,51 @@ def test_a_full_disk_leaves_no_part_behind(
     assert (outbox / ONNX).read_bytes() == b"old"
 
 
-def test_a_link_in_the_way_leads_nowhere(outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery]) -> None:
-    """A sub-folder that somebody replaced by a link is not followed out of the outbox."""
+@pytest.mark.parametrize("kind", ["link", "file"])
+def test_what_lies_where_a_folder_belongs_is_told_of(
+    outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery], kind: str
+) -> None:
+    """A sub-folder that somebody replaced by a link is not followed out of the outbox, nor a file overwritten."""
     (tmp_path / "elsewhere").mkdir()
-    (outbox / "sub").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match=r"ot a directory|ymbolic"):
+    if kind == "link":
+        (outbox / "sub").symlink_to(tmp_path / "elsewhere")
+    else:
+        (outbox / "sub").touch()
+    with pytest.raises(NameTaken):
         publish(outbox, deliver(), RIGHTS)
     assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+def test_a_huge_file_in_the_way_is_not_read(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its length alone says that it is not ours; hashing it would hold up everybody."""
+    (outbox / "sub").mkdir()
+    with (outbox / ONNX).open("wb") as file:
+        file.truncate(10**11)
+    monkeypatch.setattr(hashlib, "file_digest", lambda *_: pytest.fail("read"))
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(), RIGHTS)
+
+
+def test_a_source_that_has_grown_is_not_copied_to_its_end(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """A twin's result that somebody blew up does not fill the outbox."""
+    delivery = deliver(b"good")
+    source = delivery.pieces[0].source
+    assert source is not None
+    with source.open("ab") as file:
+        file.truncate(10**11)
+    with pytest.raises(StagingLostError):
+        publish(outbox, delivery, RIGHTS)
+
+
+def test_a_hostile_sidecar_in_the_way_is_only_a_file(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """However deep its brackets, it vouches for nothing and harms nobody."""
+    (outbox / "sub").mkdir()
+    (outbox / ONNX).write_bytes(b"mine")
+    (outbox / SIDECAR).write_bytes(b"[" * 200_000)
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(), RIGHTS)
 
 
 def test_an_absent_outbox_is_not_made(tmp_path: Path, deliver: Callable[..., Delivery]) -> None:

@@ -165,7 +165,9 @@ class _Trial:
             raise self._unfaithful("no", frames) from error
         except ORT_ERRORS as error:
             if "alloc" in str(error).lower() or "out of memory" in str(error).lower():
-                raise MemoryError(str(error)[:300]) from error
+                # Graphics memory is held by other programs as a rule; main memory is this file's affair.
+                full = MemoryError if self.provider == "CPUExecutionProvider" else torch.OutOfMemoryError
+                raise full(str(error)[:300]) from error
             raise self._unfaithful("no", frames) from error
 
     def _unfaithful(self, snr_db: float | str, frames: int) -> NotFaithful:

@@ -11,7 +11,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
@@ -69,15 +69,18 @@ def open_plain(folder: int, name: str) -> BufferedReader:
     return file
 
 
-def sha256_at(folder: int, name: str) -> tuple[str, os.stat_result] | None:
+def sha256_at(folder: int, name: str, sizes: Collection[int]) -> tuple[str, os.stat_result] | None:
     """Return hash and stat of the plain file `name` in an open folder; None if there is nothing of that name.
+
+    A file that has none of the `sizes` (bytes) cannot be one that we know; it is not read, and its hash is "".
 
     Raises:
         OSError: as `open_plain`.
     """
     try:
         with open_plain(folder, name) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), os.fstat(file.fileno())
+            st = os.fstat(file.fileno())
+            return hashlib.file_digest(file, "sha256").hexdigest() if st.st_size in sizes else "", st
     except FileNotFoundError:
         return None
 

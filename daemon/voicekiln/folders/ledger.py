@@ -19,7 +19,7 @@ from dataclasses import asdict, astuple
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from voicekiln.errors import LedgerError
+from voicekiln.errors import LedgerError, LedgerStuckError
 from voicekiln.folders.voices import (
     AT_REST,
     Known,
@@ -51,6 +51,7 @@ CREATE TABLE voices (
     key TEXT,
     job TEXT,
     attempts INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,
     ending TEXT,
     base BLOB,
     source TEXT NOT NULL DEFAULT 'there'
@@ -78,10 +79,13 @@ class Ledger:
         """Open or create the ledger.
 
         Raises:
+            LedgerStuckError: if the disk is full or does not answer.
             LedgerError: if the file is no ledger, is damaged, was written by another version, or cannot be opened.
         """
         try:
             self._open(path)
+        except sqlite3.OperationalError as error:
+            raise LedgerStuckError(f"the ledger {path} cannot be used: {error}") from error
         except sqlite3.Error as error:
             raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
 
@@ -119,13 +123,17 @@ class Ledger:
         if self._db.in_transaction:
             yield
             return
-        self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
-        self._db.execute("COMMIT")
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+        except sqlite3.OperationalError as error:
+            raise LedgerStuckError(f"the ledger cannot be written: {error}") from error
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -237,6 +245,7 @@ class Ledger:
             self._db.execute(
                 "UPDATE voices SET stamp = ?, sha256 = ?, taken = ?, job = ?, state = ?, reason = '', next_try = NULL, "
                 "attempts = CASE WHEN key IS ? THEN attempts ELSE 0 END, "
+                "deaths = CASE WHEN key IS ? THEN deaths ELSE 0 END, "
                 "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
                 (
                     json.dumps(astuple(stamp)),
@@ -247,18 +256,40 @@ class Ledger:
                     key,
                     key,
                     key,
+                    key,
                     voice,
                 ),
             )
 
-    def start(self, voice: int) -> Voice | None:
-        """Count an attempt, on disk, before the work begins; None if a command has just forgotten the voice."""
+    def start(self, voice: Voice) -> Voice | None:
+        """Count an attempt, on disk, before the work begins; None if a command has just taken the voice back."""
         with self.together():
             self._db.execute(
-                "UPDATE voices SET state = ?, attempts = attempts + 1, reason = '', next_try = NULL WHERE id = ?",
-                (State.CONVERTING, voice),
+                "UPDATE voices SET state = ?, attempts = attempts + 1, reason = '', next_try = NULL "
+                "WHERE id = ? AND state = ? AND job = ?",
+                (State.CONVERTING, voice.id, State.QUEUED, voice.job),
             )
-            return self.by_id(voice)
+            started = self.by_id(voice.id)
+        return started if started is not None and started.state is State.CONVERTING else None
+
+    def inherit(self, voice: Voice, ending: Converted | Refused) -> bool:
+        """Give a queued voice the ending of its twin; False if a command has just taken the voice back."""
+        with self.together():
+            current = self.by_id(voice.id)
+            if current is None or current.state is not State.QUEUED or current.key != voice.key:
+                return False
+            self.ended(voice.id, ending)
+            return True
+
+    def died(self, voice: int) -> int:
+        """Note that the daemon itself went down with this voice; give the attempt back, return how often it has."""
+        with self.together():
+            self._db.execute(
+                "UPDATE voices SET state = ?, reason = ?, deaths = deaths + 1, attempts = max(0, attempts - 1) "
+                "WHERE id = ?",
+                (State.QUEUED, "the converter itself was stopped in the middle", voice),
+            )
+            return int(self._db.execute("SELECT deaths FROM voices WHERE id = ?", (voice,)).fetchone()["deaths"])
 
     def lost(self, voice: int, reason: str, next_try: float | None, *, counts: bool) -> None:
         """Note that the attempt came to nothing and will be made again; one that does not count is given back."""
@@ -349,8 +380,8 @@ class Ledger:
         """Let a voice at rest or waiting go through everything again; False while it is in work."""
         with self.together():
             done = self._db.execute(
-                "UPDATE voices SET state = ?, attempts = 0, key = NULL, ending = NULL, job = NULL, reason = '', "
-                "next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
+                "UPDATE voices SET state = ?, attempts = 0, deaths = 0, key = NULL, ending = NULL, job = NULL, "
+                "reason = '', next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
                 (State.SETTLING, voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
             )
             return done.rowcount == 1

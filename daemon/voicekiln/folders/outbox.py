@@ -25,7 +25,7 @@ from voicekiln.folders.voices import Kind, Published
 from voicekiln.steps import Step, passed
 
 _CHUNK = 4 << 20
-_MAX_SIDECAR = 4 << 20
+_MAX_SIDECAR = 1 << 20
 """Bytes. A longer file is no sidecar of ours."""
 
 
@@ -53,6 +53,8 @@ class Piece:
     source: Path | None = None
     sha256: str = ""
     """Of the file at `source`."""
+    length: int = 0
+    """Bytes of the file at `source`."""
     text: bytes = b""
 
 
@@ -64,8 +66,8 @@ class Delivery:
     """The ONNX files first, the sidecar (or the refusal alone) last."""
     stale: Sequence[PurePosixPath]
     """Older files of ours that this ending replaces and that must not stay beside it."""
-    ours: Mapping[PurePosixPath, str]
-    """sha256 of what the ledger knows to be ours among the targets and the stale."""
+    ours: Mapping[PurePosixPath, Published]
+    """What the ledger knows to be ours among the targets and the stale."""
     token: str
     """Marks the temporary files; letters and digits."""
 
@@ -82,8 +84,7 @@ def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published
         StagingLostError: if a source is missing or has other bytes than it should.
         OSError: disk full, no permission ...: worth trying again later.
     """
-    make = partial(_make_folder, rights=rights)
-    with open_folder(outbox, delivery.pieces[0].path.parent, make) as folder:
+    with _folder(outbox, delivery.pieces[0].path.parent, rights) as folder:
         for piece in delivery.pieces:
             _check_ours(folder, piece.path, delivery)
         temps: list[tuple[str, Piece, Published]] = []
@@ -104,7 +105,7 @@ def intact(outbox: Path, files: Sequence[Published]) -> bool:
     for file in files:
         try:
             with open_folder(outbox, file.path.parent) as folder:
-                found = sha256_at(folder, file.path.name)
+                found = sha256_at(folder, file.path.name, (file.bytes,))
         except OSError:
             return False
         if found is None or found[0] != file.sha256:
@@ -124,9 +125,22 @@ def clear_temps(outbox: Path, instance: str) -> int:
         for name in names:
             token = temp_token(name)
             if token is not None and token.startswith(instance):
-                _unlink(folder, name)
-                count += 1
+                with contextlib.suppress(OSError):  # a folder that may not be written any more
+                    _unlink(folder, name)
+                    count += 1
     return count
+
+
+@contextlib.contextmanager
+def _folder(outbox: Path, relative: PurePosixPath, rights: Rights) -> Iterator[int]:
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(open_folder(outbox, relative, partial(_make_folder, rights=rights)))
+        except OSError as error:
+            if error.errno in NOT_A_FILE:  # somebody's file, or a link, where the folder belongs
+                raise NameTaken(name=shown(relative)) from error
+            raise
+        yield folder
 
 
 def _make_folder(parent: int, name: str, rights: Rights) -> None:
@@ -185,7 +199,9 @@ def _chunks(piece: Piece) -> Iterator[bytes]:
     # A twin's result lies in the outbox, where anything may have been put in its place since.
     try:
         with open_folder(piece.source.parent, PurePosixPath()) as folder, open_plain(folder, piece.source.name) as file:
-            while chunk := file.read(_CHUNK):
+            left = piece.length + 1  # one more than there should be shows that it has grown
+            while left and (chunk := file.read(min(left, _CHUNK))):
+                left -= len(chunk)
                 yield chunk
     except (OSError, ShareAwayError) as error:
         raise StagingLostError(f"{piece.source.name} cannot be read") from error
@@ -211,20 +227,21 @@ def _switch(folder: int, temps: Sequence[tuple[str, Piece, Published]], delivery
 
 def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
     """Raise NameTaken if a file lies under this name that is neither ours nor already what we bring."""
+    known = {piece.sha256: piece.length for piece in delivery.pieces if piece.source} | _vouched_for(folder, delivery)
+    if (own := delivery.ours.get(path)) is not None:
+        known[own.sha256] = own.bytes
     try:
-        found = sha256_at(folder, path.name)
+        found = sha256_at(folder, path.name, known.values())
     except OSError as error:
         if error.errno in NOT_A_FILE:
             raise NameTaken(name=shown(path)) from error
         raise
-    if found is None or found[0] == delivery.ours.get(path):
-        return
-    if found[0] not in {piece.sha256 for piece in delivery.pieces} | _vouched_for(folder, delivery):
+    if found is not None and found[0] not in known:
         raise NameTaken(name=shown(path))
 
 
-def _vouched_for(folder: int, delivery: Delivery) -> set[str]:
-    """Return the hashes that a sidecar or refusal of the same source vouches for, its own among them.
+def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
+    """Return hash and length of what a sidecar or refusal of the same source vouches for, its own among them.
 
     After a lost ledger this is how our own files are known again. What is said there of another source, by another
     daemon or the command `convert`, makes nothing ours.
@@ -235,17 +252,19 @@ def _vouched_for(folder: int, delivery: Delivery) -> set[str]:
             text = file.read(_MAX_SIDECAR)
         body = json.loads(text)
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
-            return set()
-        return {hashlib.sha256(text).hexdigest()} | {str(file["sha256"]) for file in body.get("onnx", [])}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return set()
+            return {}
+        files = {str(file["sha256"]): int(file["bytes"]) for file in body.get("onnx", [])}
+        return {hashlib.sha256(text).hexdigest(): len(text)} | files
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
     """Remove a stale file if it still is what the ledger says; a changed one belongs to somebody else now."""
+    own = delivery.ours[path]
     with contextlib.suppress(OSError):
-        found = sha256_at(folder, path.name)
-        if found is not None and found[0] == delivery.ours.get(path):
+        found = sha256_at(folder, path.name, (own.bytes,))
+        if found is not None and found[0] == own.sha256:
             _unlink(folder, path.name)
 
 

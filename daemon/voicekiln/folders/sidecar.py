@@ -47,7 +47,7 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
     pieces, told = [], []
     for file in conversion.files:
         path = _beside(base, ".fp16.onnx" if several and file.precision == "fp16" else ".onnx")
-        pieces.append(Piece(path, "onnx", source=sources[file.sha256], sha256=file.sha256))
+        pieces.append(Piece(path, "onnx", source=sources[file.sha256], sha256=file.sha256, length=file.bytes))
         told.append(asdict(file) | {"name": shown(PurePosixPath(path.name))})
     body = _frame(origin, at) | {
         "model": conversion.model,

@@ -144,7 +144,7 @@ def _remove(root: Path, file: Published) -> str | None:
     """Remove one file; return why it stays, or None if it is gone."""
     try:
         with open_folder(root, file.path.parent) as folder:
-            found = sha256_at(folder, file.path.name)
+            found = sha256_at(folder, file.path.name, (file.bytes,))
             if found is None:
                 return None
             sha256, st = found

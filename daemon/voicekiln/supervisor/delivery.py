@@ -90,7 +90,7 @@ class Post:
 
     def _delivery(self, voice: Voice, pieces: Sequence[Piece], *, replaces_all: bool) -> Delivery:
         """`replaces_all` lets a result take away whatever else the voice had; a refusal leaves an older result."""
-        ours = {file.path: file.sha256 for _, _, file in self._common.ledger.files(voice.id)}
+        ours = {file.path: file for _, _, file in self._common.ledger.files(voice.id)}
         targets = {piece.path for piece in pieces}
         stale = [path for path in ours if replaces_all and path not in targets]
         token = f"{self._common.ledger.instance}{voice.id:x}"
@@ -115,7 +115,7 @@ class Post:
         if isinstance(error, StagingLostError):
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
             common.without_twin.add(voice.id)
-            common.ledger.lost(voice.id, str(error), None, counts=True)
+            common.ledger.start_over(voice.id)
             return
         reason = error.text if isinstance(error, Refusal) else plain(str(error))
         if reason != voice.reason and not isinstance(error, ShareAwayError):

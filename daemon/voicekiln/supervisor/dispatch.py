@@ -20,6 +20,9 @@ from voicekiln.supervisor.common import Common
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
 from voicekiln.worker.wire import Convert, Looked, Ready
 
+MAX_STAGED = 4
+"""Finished voices that may wait for their publication; with an outbox that is stuck, no more are converted."""
+
 
 @dataclass
 class Bench:
@@ -99,14 +102,16 @@ class Dispatch:
 
     def _give(self, bench: Bench) -> None:
         ledger = self._common.ledger
+        if ledger.counts().get(State.CONVERTED, 0) >= MAX_STAGED:
+            return
         in_work = ledger.keys_in_work()
         for voice in ledger.voices(State.QUEUED):
             if voice.key in in_work or not self._common.may_try(voice.id):
                 continue
             twin = ledger.twin(voice) if voice.id not in self._common.without_twin else None
             if twin is not None and twin.ending is not None:
-                ledger.ended(voice.id, twin.ending)
-                self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
+                if ledger.inherit(voice, twin.ending):
+                    self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
             elif voice.attempts >= self._common.settings.worker.attempts:
                 self._give_up(voice, voice.reason)
             elif self._send(bench, voice):
@@ -120,7 +125,7 @@ class Dispatch:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir(mode=0o700, parents=True)
         recipe = voice.taken or common.recipe(voice)
-        started = common.ledger.start(voice.id)
+        started = common.ledger.start(voice)
         if started is None:
             return False
         passed(Step.STARTED)
@@ -138,6 +143,8 @@ class Dispatch:
         self._common.went_well(voice.id)
         self._common.ledger.ended(voice.id, ending)
         passed(Step.ENDED)
+        if voice.job is not None:  # the copy has done its work, and the outbox may be stuck for long
+            self._common.spool(voice.job).unlink(missing_ok=True)
 
     def _lost(self, voice: Voice, lost: Lost) -> None:
         common = self._common

@@ -8,6 +8,8 @@ spool at once, so that a full inbox never fills the local disk.
 
 from __future__ import annotations
 
+import errno
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -40,7 +42,16 @@ from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.homes import AwayError
 
 MAX_SPOOLED = 4
-"""Copies that wait for a worker at once."""
+"""Copies that wait for a worker and could be begun with."""
+
+MAX_WAITING = 12
+"""The same with those that were put off after a loss."""
+
+RESERVE = 64 << 20
+"""Bytes that stay free on the disk of the state folder, so that the ledger can always be written."""
+
+ROOM = 5
+"""So many times its own size a voice takes there: the copy, and ONNX files in both precisions."""
 
 LEAST_BETWEEN_SCANS_S = 0.5
 """However many events come, the share is not walked more often."""
@@ -79,6 +90,7 @@ class Intake:
         """The longest time between two scans; longer where events can be had."""
         self._settler = Settler(common.settings.settle.quiet)
         self._later: dict[PurePosixPath, float] = {}
+        self._unreadable: set[PurePosixPath] = set()
         self._scanning = False
         self._taking: str | None = None
         """The job whose copy is under way."""
@@ -150,6 +162,9 @@ class Intake:
         self._common.synced = tuple(marker.parent for marker in snapshot.markers)
         self._common.share_is("inbox", None)
         self._common.share_is("outbox", look.outbox_away)
+        for relpath in snapshot.unreadable.keys() - self._unreadable:
+            self._common.log.warning("folder.unreadable", path=shown(relpath), reason=snapshot.unreadable[relpath])
+        self._unreadable = set(snapshot.unreadable)
         self._settler.quiet_s = self._common.settings.settle.quiet
         self._settler.observe(snapshot.files, began, self._common.now.mono)
         with self._common.ledger.together():
@@ -186,8 +201,9 @@ class Intake:
     # --- taking --------------------------------------------------------------------------------------------------
 
     def _take_next(self) -> None:
-        ledger = self._common.ledger
-        if ledger.counts().get(State.QUEUED, 0) >= MAX_SPOOLED:
+        ledger, common = self._common.ledger, self._common
+        queued = ledger.voices(State.QUEUED)
+        if sum(common.may_try(voice.id) for voice in queued) >= MAX_SPOOLED or len(queued) >= MAX_WAITING:
             return
         voice = ledger.first(self._is_due, State.SETTLING, State.INCOMPLETE)
         if voice is not None:
@@ -221,7 +237,8 @@ class Intake:
         self._taking = None
         common.went_well(voice.id)
         current = common.ledger.voice(voice.relpath)
-        if current is None or current.state not in (State.SETTLING, State.INCOMPLETE) or current.stamp != spooled.stamp:
+        settling = current is not None and current.state in (State.SETTLING, State.INCOMPLETE)
+        if current is None or not settling or current.id != voice.id or current.stamp != spooled.stamp:
             common.spool(job).unlink(missing_ok=True)  # it changed, vanished or was forgotten meanwhile
             return
         recipe = common.recipe(current)
@@ -257,7 +274,7 @@ class Intake:
                 common.ledger.ended(voice.id, Refused(Unreadable()), of_content=False)
             case _:
                 common.heard(error)
-                reason = plain(str(error))
+                reason = plain(getattr(error, "strerror", None) or str(error))
                 if reason != voice.reason:
                     common.log.warning("copy.failed", file=shown(voice.relpath), reason=reason)
                 common.ledger.wait(voice.id, voice.state, reason, common.put_off(voice.id))
@@ -293,6 +310,9 @@ def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], 
     if results:
         common.homes.check("outbox")
     there = intact(settings.outbox, results)
+    free = shutil.disk_usage(settings.state).free
+    if min(voice.stamp.size, settings.max_bytes) * ROOM + RESERVE > free:
+        raise OSError(errno.ENOSPC, "too little room on the disk of the state folder")
     spooled = take(
         settings.inbox,
         voice.relpath,

@@ -8,9 +8,15 @@ from __future__ import annotations
 
 import shutil
 
+from voicekiln.errors import WorkerLost
 from voicekiln.folders.outbox import clear_temps
 from voicekiln.folders.voices import State, Voice
+from voicekiln.job import Refused
 from voicekiln.supervisor.common import Common
+
+MAX_DEATHS = 10
+"""How often the daemon may go down with the same voice before that is taken for the voice's doing. More than the
+attempts of a worker: machines are switched off for many reasons."""
 
 
 def recover(common: Common) -> None:
@@ -22,7 +28,7 @@ def recover(common: Common) -> None:
 
 
 def _resume(common: Common, voice: Voice) -> None:
-    """A job that was with a worker has used up its attempt; it is queued again, or refused, as after any loss."""
+    """A job that was with a worker is queued again, later each time that the daemon went down with it."""
     if voice.state is State.CONVERTED:
         ready = common.staging(voice.job or "-").is_dir() or common.ledger.twin(voice) is not None
         if not ready:
@@ -31,7 +37,13 @@ def _resume(common: Common, voice: Voice) -> None:
         common.ledger.start_over(voice.id)
     elif voice.state is State.CONVERTING:
         shutil.rmtree(common.staging(voice.job), ignore_errors=True)
-        common.ledger.lost(voice.id, "the converter itself was stopped in the middle", None, counts=True)
+        deaths = common.ledger.died(voice.id)
+        if deaths >= MAX_DEATHS:
+            refusal = WorkerLost(attempts=deaths, reason="the converter itself was stopped in the middle")
+            common.ledger.ended(voice.id, Refused(refusal), of_content=False)
+            return
+        for _ in range(deaths):
+            common.put_off(voice.id)
 
 
 def clear_litter(common: Common) -> int:
