@@ -82,4 +82,4 @@ def in_own_namespace(setup: str, script: str, *args: object, unshare: str = "-Ur
 
 def _run(command: list[str]) -> subprocess.CompletedProcess[str]:
     env = {**os.environ, "PYTHON": sys.executable, "PYTHONDONTWRITEBYTECODE": "1"}
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60, env=env)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=240, env=env)

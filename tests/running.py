@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,12 +27,13 @@ PATIENCE_S = 180.0
 class Daemon:
     """`voicekiln run`; use it as a context, which ends it cleanly."""
 
-    def __init__(self, at: Path, config: str = CONFIG, prelude: str = "") -> None:
-        """`prelude` is Python that runs in the daemon's process before anything else."""
+    def __init__(self, at: Path, config: str = CONFIG, prelude: str = "", env: Mapping[str, str] | None = None) -> None:
+        """`prelude` is Python that runs in the daemon's process before anything else, `env` variables for it."""
         self.at = at
         self.config = at / "config.yaml"
         self.config.write_text(config)
         self.prelude = prelude
+        self.env = {**os.environ, **(env or {})}
         self.inbox, self.outbox, self.state = at / "inbox", at / "outbox", at / "state"
         self.log = at / "log.jsonl"
 
@@ -40,7 +41,10 @@ class Daemon:
         code = f"{self.prelude}\nimport sys\nfrom voicekiln.cli import main\nsys.exit(main())"
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-c", code, "run", "--config", str(self.config)], stderr=log, stdin=subprocess.DEVNULL
+                [sys.executable, "-c", code, "run", "--config", str(self.config)],
+                stderr=log,
+                stdin=subprocess.DEVNULL,
+                env=self.env,
             )
         return self
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +17,7 @@ import onnx
 import pytest
 
 import voicekiln
+from arrivals import in_own_namespace
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
 from voicekiln.families.sample import write_sample
@@ -90,7 +93,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
         ("device: cpu, attempts: 2, memory: 350MB", "memory"),
         ("device: cpu, attempts: 2, deadlines: {export: 0.01s}", "longer"),
     ],
-    ids=["out of memory", "hang"],
+    ids=["out of memory", "too slow"],
 )
 def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, worker: str, reason: str) -> None:
     """Too much memory and too much time are lost attempts; after the last one a person is told."""
@@ -104,6 +107,81 @@ def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, worker: st
         assert refusal["code"] == "worker-lost"
         assert reason in refusal["message"]
         daemon.until(lambda: daemon.litter() == [])
+
+
+def test_a_worker_that_hangs_is_ended_and_other_files_keep_flowing(tmp_path: Path, tiny: Path) -> None:
+    """Frozen in the middle of a job it is killed after the deadline; both voices come out, the frozen one second."""
+    other = write_tiny(tmp_path / "other.pth", seed=7)
+    config = CONFIG.replace("device: cpu", "device: cpu, deadlines: {load: 5s, build: 5s, export: 5s, verify: 5s}")
+    with Daemon(tmp_path, config) as daemon:
+        daemon.until(daemon.inbox.is_dir)
+        daemon.drop(tiny, "frozen.pth")
+        daemon.until(lambda: daemon.log.exists() and daemon.events("stage.entered") != [])
+        daemon.kill_worker(signal.SIGSTOP)
+        daemon.drop(other, "other.pth")
+        daemon.until_there("frozen.json", "other.json")
+        assert "longer" in daemon.events("worker.lost")[0]["reason"]
+        assert [line["file"] for line in daemon.events("job.finished")] == ["other.pth", "frozen.pth"]
+
+
+def test_systemd_is_told_of_ready_progress_and_the_queue(tmp_path: Path, tiny: Path) -> None:
+    """READY after the first look, STATUS with what is in work, WATCHDOG while the loop turns, STOPPING at the end."""
+    heard: list[str] = []
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ear:
+        ear.bind(str(tmp_path / "notify"))
+        ear.settimeout(0)
+
+        def hear(word: str) -> bool:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    heard.append(ear.recv(4096).decode())
+            return any(word in message for message in heard)
+
+        env = {"NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"}
+        with Daemon(tmp_path, env=env) as daemon:
+            daemon.until(lambda: hear("READY=1"))
+            daemon.drop(tiny, "a.pth")
+            daemon.until(lambda: hear("converting a.pth"))
+            daemon.until_there("a.json")
+            count = len(heard)
+            daemon.until(lambda: hear("1 done") and any("WATCHDOG=1" in message for message in heard[count:]))
+        assert hear("STOPPING=1")
+    assert heard.index("READY=1") < next(i for i, message in enumerate(heard) if "converting" in message)
+
+
+FULL = """
+import os, shutil, sys, tempfile
+from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+from arrivals import in_own_namespace
+from running import CONFIG, Daemon
+
+top = Path(sys.argv[3])
+with Daemon(top, CONFIG) as daemon:
+    daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
+    filler = daemon.state / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(b"x" * 65536)
+                file.flush()
+        except OSError:
+            pass
+    daemon.drop(Path(sys.argv[1]), "a.pth")
+    daemon.until(lambda: daemon.events("ledger.stuck") != [])
+    filler.unlink()
+    daemon.until_there("a.json")
+    assert daemon.process.poll() is None
+print("came out")
+"""
+
+
+def test_a_full_state_disk_is_waited_out(tmp_path: Path, tiny: Path) -> None:
+    """The ledger cannot be written: the daemon says so and stays; with room again the voice comes out."""
+    (tmp_path / "state").mkdir()
+    mount = f"mount -t tmpfs -o size=160m none {tmp_path}/state"
+    assert "came out" in in_own_namespace(mount, FULL, tiny, Path(__file__).parent, tmp_path)
 
 
 KILL = """
