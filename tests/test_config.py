@@ -1,7 +1,6 @@
 """The configuration file: read as it was meant, or all of its mistakes told at once."""
 
 import re
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -83,7 +82,7 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
     assert (settings.max_bytes, settings.conflict_copies) == (500_000_000, "convert")
     worker = settings.worker
     assert (worker.device, worker.idle, worker.memory, worker.attempts) == ("cpu", 3600, 2 * 1024**3, 5)
-    assert (worker.deadlines.of("verify"), worker.deadlines.of("start")) == (1200, 180)
+    assert (worker.deadlines.verify, worker.deadlines.start) == (1200, 180)
     assert (settings.publish.mode, settings.publish.folder_mode, settings.publish.gid) == (0o660, 0o770, 1000)
     sweep = settings.sweep
     assert (sweep.every, sweep.sources, sweep.results, sweep.refusals) == (86400, None, 3600, 172800)
@@ -238,10 +237,3 @@ def test_loading_prepared_tells_mistakes_of_file_and_folders_together(tmp_path: 
         config.load_prepared(written(tmp_path, text))
     assert [line.partition(":")[0] for line in caught.value.problems] == ["scan.poll", "inbox", "publish.group"]
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
-
-
-def test_prepare_refuses_with_all_that_fences_find(tmp_path: Path) -> None:
-    """Settings that were made in code go through the same fences."""
-    settings = replace(Settings.in_folder(tmp_path), outbox=tmp_path / "inbox")
-    with pytest.raises(ConfigError, match="outbox: is the same folder as inbox"):
-        config.prepare(settings)

@@ -22,8 +22,6 @@ from voicekiln.folders.names import fold
 from voicekiln.job import INTERFACES, OPSETS, Recipe
 from voicekiln.settings import FOLDERS, Recipes, Settings
 
-__all__ = ["Settings", "load", "load_prepared", "prepare"]
-
 _Section = TypeVar("_Section")
 _NO_KEYS = ("beside",)
 """Fields of settings that are not read from the file."""
@@ -42,19 +40,8 @@ def load(path: Path) -> Settings:
     return settings
 
 
-def prepare(settings: Settings) -> None:
-    """Make missing folders and try out what the settings want of the system (see `fences`).
-
-    Raises:
-        ConfigError: with everything that will not do.
-    """
-    problems = fences.problems(settings)
-    if problems:
-        raise ConfigError(problems)
-
-
 def load_prepared(path: Path) -> Settings:
-    """Return the settings in the file at `path` after `prepare`, with the problems of both in one go.
+    """Return the settings in the file at `path` after `fences` has tried them out, all problems in one go.
 
     Raises:
         ConfigError: with all of them. Folders were made only if the file itself is right.

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -139,19 +139,6 @@ class Conversion:
     """Wall seconds per stage."""
     device: dict[str, Any]
     versions: dict[str, str]
-
-    def to_json(self) -> str:
-        """Return the form in which the ledger keeps it."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str) -> Self:
-        """Return what `to_json` wrote.
-
-        Raises:
-            ValueError, KeyError, TypeError: if it is anything else.
-        """
-        return cls.from_dict(json.loads(text))
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:

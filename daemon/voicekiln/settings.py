@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-from voicekiln.job import Recipe, Stage
+from voicekiln.job import Recipe
 
 Seconds = Annotated[float, "duration"]
 Life = Annotated[float | None, "duration or never"]
@@ -87,11 +87,6 @@ class Deadlines:
     export: Seconds = 600.0
     halve: Seconds = 300.0
     verify: Seconds = 600.0
-
-    def of(self, stage: Stage | Literal["start"]) -> float:
-        """Return the deadline of a stage, or that of the worker's own start."""
-        seconds: float = getattr(self, stage)
-        return seconds
 
 
 @dataclass(frozen=True, slots=True)

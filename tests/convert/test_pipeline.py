@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from voicekiln.convert.graph import stamp
 from voicekiln.convert.pipeline import convert, inspect
 from voicekiln.errors import Contradiction, NotFaithful, Refusal, UnknownModel
 from voicekiln.job import OPSETS, STAGES, Conversion, Precision, Recipe, Stage
+from voicekiln.worker.wire import Finished, decode_answer, encode
 
 BOTH = Recipe("both", ("fp32", "fp16"))
 SHA = "5f" * 32
@@ -77,9 +77,9 @@ def test_nothing_is_halved_without_need(tmp_path: Path, staging: Path) -> None:
 def test_what_is_said_crosses_the_wire(tmp_path: Path, staging: Path) -> None:
     """The supervisor reads the conversion back as it was."""
     made = converted(tmp_path, staging)
-    again = Conversion.from_json(made.to_json())
-    assert json.loads(again.to_json()) == json.loads(made.to_json())
-    assert again.files == made.files
+    answer = decode_answer(encode(Finished("job", made)))
+    assert isinstance(answer, Finished)
+    assert answer.conversion == made
 
 
 @pytest.mark.parametrize("opset", OPSETS)

@@ -180,14 +180,17 @@ def run(exportable: Exportable, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Return the network's audio with its noises silenced."""
     arguments = [torch.from_numpy(inputs[port.name]) for port in exportable.inputs]
     noises: list[Any] = [exportable.module.get_submodule(path) for path in exportable.noises]
+    hooks = [noise.register_forward_pre_hook(_silence) for noise in noises]
     with torch.no_grad():
-        exportable.module(*arguments)  # tells the noises' shapes
-        for noise in noises:
-            noise.replay = torch.zeros(noise.drawn)
         audio: np.ndarray[Any, Any] = exportable.module(*arguments).numpy()
-    for noise in noises:
+    for noise, hook in zip(noises, hooks, strict=True):
+        hook.remove()
         noise.replay = None
     return audio
+
+
+def _silence(noise: Any, arguments: tuple[torch.Tensor, ...]) -> None:
+    noise.replay = torch.zeros_like(arguments[0])
 
 
 def silenced(model: onnx.ModelProto) -> bytes:

@@ -17,7 +17,7 @@ from voicekiln.folders.names import (
     Voice,
     fold,
     is_sync_marker,
-    judge,
+    judge_name,
     output_base,
     reserved,
     shown,
@@ -53,8 +53,17 @@ def sources(draw: st.DrawFn) -> str:
 
 
 def verdict(path: str, *, is_dir: bool = False) -> Voice | Folder | Ignored | Conflict:
-    """Judge a path given as text."""
-    return judge(PurePosixPath(path), is_dir=is_dir)
+    """Judge a path given as text as a scan does, from its first folder down."""
+    *folders, name = PurePosixPath(path).parts
+    conflict: Conflict | None = None
+    for folder in folders:
+        match judge_name(folder, is_dir=True):
+            case Ignored() as above:
+                return above
+            case Conflict() as above:
+                conflict = above
+    found = judge_name(name, is_dir=is_dir)
+    return conflict if conflict and isinstance(found, Voice | Folder) else found
 
 
 @pytest.mark.parametrize(
@@ -219,7 +228,7 @@ def test_a_temp_name_gives_its_token_back_and_is_ignored(source: str, token: str
     for final in reserved(output_base(source)):
         name = temp_name(final, token)
         assert temp_token(name) == token
-        assert isinstance(judge(PurePosixPath(name), is_dir=False), Ignored)
+        assert isinstance(judge_name(name, is_dir=False), Ignored)
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,7 @@ def test_prints_do_not_get_between_the_answers() -> None:
         print("noise", flush=True)
         os.write(1, b"noise")
         os.system("echo noise")
-        Voice(wire)(Ready({"kind": "cpu"}, {}))
+        Mouth(wire)(Ready({"kind": "cpu"}, {}))
     """
     with python(body, stderr=subprocess.PIPE) as process:
         out, err = process.communicate(timeout=20)

@@ -25,14 +25,6 @@ class TensorInfo:
     dtype: str
     """`float16`, `float32`, `bfloat16`, `int64` ..."""
 
-    @property
-    def count(self) -> int:
-        """How many numbers it holds."""
-        product = 1
-        for size in self.shape:
-            product *= size
-        return product
-
 
 @dataclass(frozen=True, slots=True)
 class Outline:

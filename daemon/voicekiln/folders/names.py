@@ -101,19 +101,6 @@ _CONFLICT_FILE = [
 _RCLONE_CONFLICT = re.compile(r".*\.pth\.conflict\d+", re.DOTALL)
 
 
-def judge(relpath: PurePosixPath, *, is_dir: bool) -> Verdict:
-    """Return what the path `relpath` below the inbox is, by its name and the names of its folders."""
-    conflict: Conflict | None = None
-    for name in relpath.parts[:-1]:
-        above = judge_name(name, is_dir=True)
-        if isinstance(above, Ignored):
-            return above
-        if isinstance(above, Conflict):
-            conflict = above
-    verdict = judge_name(relpath.name, is_dir=is_dir)
-    return conflict if conflict and isinstance(verdict, Voice | Folder) else verdict
-
-
 def judge_name(name: str, *, is_dir: bool) -> Verdict:
     """Return what a file or folder of this name is, whatever it lies in."""
     key = _key(name)

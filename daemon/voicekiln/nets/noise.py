@@ -15,16 +15,11 @@ class Noise(nn.Module):
 
     replay: torch.Tensor | None
     """If set, it is returned in place of fresh numbers; it must have the wanted shape. Never export with it set."""
-    drawn: tuple[int, ...] | None
-    """The shape of the last draw, so that a verifier can prepare a `replay`; None before the first."""
 
     def __init__(self) -> None:
         super().__init__()
         self.replay = None
-        self.drawn = None
 
     def forward(self, like: torch.Tensor) -> torch.Tensor:
         """Return the numbers, in the shape and dtype of `like`."""
-        if not torch.jit.is_tracing():  # type: ignore[attr-defined, no-untyped-call]  # a traced shape is a graph value
-            self.drawn = tuple(like.shape)
         return torch.randn_like(like) if self.replay is None else self.replay

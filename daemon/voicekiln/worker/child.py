@@ -60,16 +60,16 @@ Work = Callable[[Request, Callable[[Stage], None]], Answer]
 def main(arguments: list[str]) -> int:
     """Run until standard input ends; return the exit status."""
     options = _options(arguments)
-    say = Voice(guard_wire())
+    say = Mouth(guard_wire())
     requests = hear_requests()
     humble(options.parent)
     show_gpu(options.device)
-    work, ready = _workshop(options.memory, options.threads)
+    work, ready = _workshop(options.memory)
     say(ready)
     return serve(requests, work, say)
 
 
-class Voice:
+class Mouth:
     """Writes answers to the wire."""
 
     def __init__(self, wire: BinaryIO) -> None:
@@ -188,15 +188,15 @@ def show_gpu(device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen
 
 
-def _workshop(memory_bytes: int, threads: int | None) -> tuple[Work, Ready]:
+def _workshop(memory_bytes: int) -> tuple[Work, Ready]:
     """Import what does the work; return it with the facts about this machine."""
     import torch  # noqa: PLC0415 - only now is the process harmless
 
     from voicekiln.convert import device, pipeline  # noqa: PLC0415 - as above
     from voicekiln.families import sample  # noqa: PLC0415 - as above
 
-    if threads or "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(len(os.sched_getaffinity(0)))
     ready = Ready(device.device(), device.versions())
     if ready.device["kind"] == "cpu":  # CUDA maps address space far beyond what it uses
         _lower(resource.RLIMIT_DATA, 2 * memory_bytes)
@@ -237,7 +237,6 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--memory", type=int, required=True, help="bytes")
     parser.add_argument("--parent", type=int, help="process that this one may not outlive")
-    parser.add_argument("--threads", type=int, help="default: one for each processor that it may use")
     return parser.parse_args(arguments)
 
 

@@ -60,7 +60,9 @@ class Process:
         Raises:
             OSError: if it cannot be started.
         """
-        environment = {name: value for name, value in os.environ.items() if name not in NOT_FOR_CHILDREN}
+        # Threads that wait busily for the next bit of work take the cores from those that have some.
+        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
+        environment = {name: value for name, value in environment.items() if name not in NOT_FOR_CHILDREN}
         self._popen = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command,
             stdin=subprocess.PIPE,
