@@ -483,6 +483,17 @@ def test_an_outbox_that_is_stuck_stops_the_conversions(kiln: Kiln) -> None:
     assert len(kiln.results()) == 24
 
 
+def test_files_in_the_way_stop_nobody_else(kiln: Kiln) -> None:
+    """Half a dozen results that wait for their names do not keep other voices from being converted."""
+    for number in range(6):
+        (kiln.outbox / f"{number}.onnx").write_bytes(b"mine")
+        kiln.drop(f"{number}.pth")
+    kiln.run(60)
+    kiln.drop("other.pth")
+    kiln.run(30)
+    assert "other.onnx" in kiln.results()
+
+
 def test_a_queued_voice_that_is_replaced_leaves_no_copy(build: Callable[..., Kiln]) -> None:
     """However often a sync tool changes a file that waits, one copy of it lies in the spool."""
     kiln = build(lambda _: None)

@@ -56,6 +56,8 @@ class Common:
     """`inbox` or `outbox` with the reason why it cannot be reached."""
     synced: tuple[PurePosixPath, ...] = ()
     """Folders of the inbox that a sync tool keeps equal with other devices, as its markers in them show."""
+    in_the_way: set[int] = field(default_factory=set)
+    """Voices whose results wait because somebody's file lies under their name: their own affair, nobody else's."""
     without_twin: set[int] = field(default_factory=set)
     """Voices that have to be converted themselves, because their twin's results are no longer there to copy."""
     _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)

@@ -104,6 +104,7 @@ class Post:
         passed(Step.PUBLISHED)
         common.went_well(voice.id)
         common.without_twin.discard(voice.id)
+        common.in_the_way.discard(voice.id)
         common.clear_job(voice.job)
         passed(Step.SPOOL_CLEARED)
         self._tell(voice, files)
@@ -120,8 +121,10 @@ class Post:
         reason = error.text if isinstance(error, Refusal) else plain(str(error))
         if reason != voice.reason and not isinstance(error, ShareAwayError):
             common.log.warning("publication.failed", file=shown(voice.relpath), reason=reason)
-        if isinstance(error, NameTaken) and reason != voice.reason:
-            self._say_taken(voice, error)
+        if isinstance(error, NameTaken):
+            common.in_the_way.add(voice.id)
+            if reason != voice.reason:
+                self._say_taken(voice, error)
         common.ledger.wait(voice.id, voice.state, reason, common.put_off(voice.id))
 
     def _say_taken(self, voice: Voice, refusal: NameTaken) -> None:

@@ -102,7 +102,8 @@ class Dispatch:
 
     def _give(self, bench: Bench) -> None:
         ledger = self._common.ledger
-        if ledger.counts().get(State.CONVERTED, 0) >= MAX_STAGED:
+        waiting = [v for v in ledger.voices(State.CONVERTED) if v.id not in self._common.in_the_way]
+        if len(waiting) >= MAX_STAGED:
             return
         in_work = ledger.keys_in_work()
         for voice in ledger.voices(State.QUEUED):
