@@ -19,8 +19,9 @@ from fake_worker import FakeWorker
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.voices import Voice
 from voicekiln.job import Ending
+from voicekiln.loop import LEDGER
 from voicekiln.notify import Notifier
-from voicekiln.service import LEDGER, Service
+from voicekiln.service import Service
 from voicekiln.settings import Settings
 from voicekiln.supervisor.common import Common, Now
 from voicekiln.supervisor.hands import Finish, attempt

@@ -46,8 +46,9 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,
     "voicekiln.service": (*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.notify"),
+    "voicekiln.loop": (*LOOP, "voicekiln.notify", "voicekiln.service"),
     "voicekiln.cli": (
-        *(*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.oneoff", "voicekiln.report", "voicekiln.service"),
+        *(*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.loop", "voicekiln.oneoff", "voicekiln.report"),
         "structlog",
     ),
 }

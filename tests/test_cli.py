@@ -129,7 +129,7 @@ def test_a_dry_sweep_only_tells(
     """What would go is listed with its age; without --dry-run it goes."""
     (kiln.at / "config.yaml").write_text("sweep: {max_share: 100%}\n")
     kiln.service.stop()
-    monkeypatch.setattr("voicekiln.service.time.time", lambda: kiln.wall + 8 * DAY)
+    monkeypatch.setattr("voicekiln.loop.time.time", lambda: kiln.wall + 8 * DAY)
     assert command(kiln, "sweep", "--dry-run") == OK
     told = capsys.readouterr().out
     assert "would remove outbox/good.onnx (results, 8.0d old)" in told
@@ -148,7 +148,7 @@ def test_a_sweep_leaves_sources_in_synced_folders(
 ) -> None:
     """Removing there would remove on the person's own computer."""
     (kiln.inbox / ".stfolder").mkdir()
-    monkeypatch.setattr("voicekiln.service.time.time", lambda: kiln.wall + 8 * DAY)
+    monkeypatch.setattr("voicekiln.loop.time.time", lambda: kiln.wall + 8 * DAY)
     command(kiln, "sweep", "--dry-run")
     assert "good.pth" not in capsys.readouterr().out
 

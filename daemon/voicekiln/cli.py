@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 
 import structlog
 
-from voicekiln import __version__, config, logs, report, service
+from voicekiln import __version__, config, logs, loop, report
 from voicekiln.errors import ConfigError, LedgerError, NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except LedgerError as error:
         _complain(str(error))
         status = BAD_CONFIG
-    except service.AlreadyRunningError as error:
+    except loop.AlreadyRunningError as error:
         _complain(f"another voicekiln works on the state folder {error}")
         status = BUSY
     except BrokenPipeError:  # somebody read only the first lines
@@ -132,7 +132,7 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> int:
     settings = config.load_prepared(options.config)
     logs.configure(settings.log.format, settings.log.level, sys.stderr)
-    return service.run(options.config, settings, structlog.get_logger())
+    return loop.run(options.config, settings, structlog.get_logger())
 
 
 def _check(options: argparse.Namespace) -> int:
@@ -206,7 +206,7 @@ def _inspect(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     with _ledger(options) as ledger:
-        running = service.is_running(config.load(options.config).state)
+        running = loop.is_running(config.load(options.config).state)
         if options.json:
             _say(json.dumps(report.status_json(ledger, running=running), indent=2, ensure_ascii=False))
         else:
@@ -248,9 +248,9 @@ def _sweep(options: argparse.Namespace) -> int:
     with _ledger(options) as ledger:
         if not options.dry_run:
             try:
-                with service.only_daemon(settings.state):
+                with loop.only_daemon(settings.state):
                     return _sweep_now(settings, ledger, dry_run=False)
-            except service.AlreadyRunningError:
+            except loop.AlreadyRunningError:
                 ledger.set_fact(WANT_SWEEP, "yes")
                 _say("The running daemon was asked to sweep; its log says what it removes.")
                 return OK
@@ -265,7 +265,7 @@ def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     synced: tuple[PurePosixPath, ...] = ()
     if not settings.sweep.originals_elsewhere:
         synced = tuple(marker.parent for marker in scan(settings.inbox).markers)
-    planned = plan(ledger, lives(settings), settings.sweep.max_share, service.now().wall, synced)
+    planned = plan(ledger, lives(settings), settings.sweep.max_share, loop.now().wall, synced)
     for item in planned.items:
         try:
             swept = Swept(item, tuple(f.path for f in item.files), ()) if dry_run else carry_out(item, *roots)
@@ -306,7 +306,7 @@ def _umask() -> int:
 
 
 def _ledger(options: argparse.Namespace) -> Ledger:
-    path = config.load(options.config).state / service.LEDGER
+    path = config.load(options.config).state / loop.LEDGER
     if not path.exists():
         raise ConfigError([f"state: voicekiln has never run with the state folder {plain(str(path.parent))}"])
     return Ledger(path)

@@ -1,0 +1,238 @@
+"""The process around the service: one daemon a state folder, the loop that waits, signals, events, full disks.
+
+What a test of the service does without. A ledger that cannot be written ends the loop and begins a new one from
+what the ledger holds, as after a crash; everything else that goes wrong is an answer within a tick, or a defect.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import select
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+
+from voicekiln import __version__
+from voicekiln.errors import LedgerStuckError
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.watch import Watch
+from voicekiln.notify import Notifier
+from voicekiln.service import STOP_HANDS_S, STOP_WORKER_S, Service
+from voicekiln.settings import Settings, span
+from voicekiln.supervisor.common import Common, Log, Now
+from voicekiln.supervisor.hands import ThreadHands
+from voicekiln.supervisor.hiring import devices, hire
+from voicekiln.supervisor.homes import Homes
+from voicekiln.supervisor.intake import EXPECTED
+
+LEDGER = "ledger.sqlite"
+LOCK = "lock"
+"""Files of the state folder."""
+
+LEDGER_RETRY_S = 10.0
+"""How long to wait when the ledger cannot be written, before everything begins anew from what it holds."""
+
+
+class AlreadyRunningError(Exception):
+    """Another daemon holds the lock of the state folder."""
+
+
+@contextmanager
+def only_daemon(state: Path) -> Iterator[None]:
+    """Hold the lock of the state folder.
+
+    Raises:
+        AlreadyRunningError: if another process holds it.
+    """
+    file = os.open(state / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        for patience in (*(0.1,) * 10, None):  # `is_running` may hold it for a moment
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if patience is None:
+                    raise AlreadyRunningError(str(state)) from error
+                time.sleep(patience)
+        yield
+    finally:
+        os.close(file)
+
+
+def is_running(state: Path) -> bool:
+    """Say whether a daemon works on this state folder."""
+    if not (state / LOCK).exists():  # made by the daemon, with its rights; not by whoever asks
+        return False
+    file = os.open(state / LOCK, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(file)
+    return False
+
+
+def run(path: Path, settings: Settings, log: Log) -> int:
+    """Run the daemon until SIGTERM or SIGINT; return the exit status. SIGHUP reads the configuration at `path` anew.
+
+    Raises:
+        AlreadyRunningError: if another daemon works on the same state folder.
+    """
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes now must not end us; the settings are fresh anyway
+    with only_daemon(settings.state):
+        while True:
+            try:
+                with Ledger(settings.state / LEDGER) as ledger:
+                    return _Loop(path, settings, ledger, log).run()
+            except LedgerStuckError as error:
+                log.error("ledger.stuck", reason=str(error), again_s=LEDGER_RETRY_S)  # noqa: TRY400 - that is all there is to say
+                _wait_for_the_disk()
+
+
+def _wait_for_the_disk() -> None:
+    """Wait before everything begins anew from the ledger; systemd is told that this is no hang."""
+    notifier = Notifier.from_env(os.environ)
+    notifier.ready()
+    notifier.status("the ledger cannot be written; is the disk of the state folder full?")
+    end = time.monotonic() + LEDGER_RETRY_S
+    while (left := end - time.monotonic()) > 0:
+        notifier.watchdog(time.monotonic())
+        time.sleep(min(1.0, left))
+
+
+class _Bell:
+    """Wakes the loop from other threads and from signal handlers; a pipe, because an Event's lock is not reentrant."""
+
+    def __init__(self) -> None:
+        self._hear, self._ring = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+
+    def ring(self) -> None:
+        with suppress(BlockingIOError):  # full: it has been rung often enough
+            os.write(self._ring, b"!")
+
+    def wait(self, seconds: float) -> None:
+        """Return when the bell was rung since the last call, or after so many seconds."""
+        select.select([self._hear], [], [], seconds)
+        with suppress(BlockingIOError):
+            os.read(self._hear, 65536)
+
+
+class _Loop:
+    """What a test of the service does without: clocks, signals, threads, events."""
+
+    def __init__(self, path: Path, settings: Settings, ledger: Ledger, log: Log) -> None:
+        self._path = path
+        self._bell = _Bell()
+        self._event = threading.Event()
+        self._wanted: set[int] = set()
+        self._watch: Watch | None = None
+        self._watch_again = float("-inf")
+        homes = Homes.of(settings)
+        hands = ThreadHands(self._bell.ring, EXPECTED)
+        common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
+        keepers = [hire(settings.worker, device, self._bell.ring) for device in devices(settings.worker.device)]
+        self._service = Service(common, keepers, Notifier.from_env(os.environ))
+        self._log = log
+
+    def run(self) -> int:
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, self._on_signal)
+        settings = self._service.common.settings
+        self._log.info(
+            "service.started",
+            version=__version__,
+            config=str(self._path.absolute()),
+            inbox=str(settings.inbox),
+            outbox=str(settings.outbox),
+            removes={name: span(getattr(settings.sweep, name)) for name in ("sources", "results", "refusals")},
+        )
+        self._mind_the_watch()
+        try:
+            while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
+                due = self._turn()
+                self._bell.wait(max(0.0, due - time.monotonic()))
+        except LedgerStuckError:
+            self._drop_everything()
+            raise
+        return self._end()
+
+    def _drop_everything(self) -> None:
+        """Leave without a word to the ledger: what was under way is found there by the next loop, as after a crash."""
+        for bench in self._service.dispatch.benches:
+            bench.keeper.close(STOP_WORKER_S)
+        self._service.common.hands.close(STOP_HANDS_S)
+        if self._watch is not None:
+            self._watch.stop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
+
+    def _turn(self) -> float:
+        """Do what can be done now; return the monotonic time of the next turn."""
+        intake = self._service.intake
+        if self._event.is_set() and time.monotonic() >= intake.earliest:
+            self._event.clear()  # before the look, so that what comes during it is not lost
+            intake.look_soon()
+        due = self._service.tick(now())
+        if signal.SIGHUP in self._wanted:
+            self._wanted.discard(signal.SIGHUP)
+            self._service.reload(self._path)
+        self._mind_the_watch()
+        return min(due, intake.earliest) if self._event.is_set() else due
+
+    def _end(self) -> int:
+        clean = self._service.stop()
+        if self._watch is not None:
+            self._watch.stop()
+        self._log.info("service.stopped", clean=clean)
+        if not clean:
+            os._exit(0)  # a thread hangs on a dead share; the interpreter would wait for it for ever
+        return 0
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._wanted.add(number)
+        self._bell.ring()
+
+    def _on_event(self) -> None:
+        if not self._event.is_set():  # a flood of them is one reason to look, not thousands of turns
+            self._event.set()
+            self._bell.ring()
+
+    def _mind_the_watch(self) -> None:
+        """Keep an observer on the inbox where events are to be had; without one, look more often.
+
+        An observer that has died, or that a share took with it when it went away, is replaced when the share is back.
+        """
+        common, intake = self._service.common, self._service.intake
+        wanted = intake.system is not None and intake.system.has_events(common.settings.scan.events) and not common.away
+        if self._watch is not None and not (wanted and self._watch.healthy(intake.folders)):
+            self._watch.stop()
+            self._watch = None
+            intake.look_soon()
+        if self._watch is None and wanted and time.monotonic() >= self._watch_again:
+            self._watch_again = time.monotonic() + common.settings.scan.rescan
+            self._set_up_watch()
+        intake.every_s = common.settings.scan.poll if self._watch is None else common.settings.scan.rescan
+
+    def _set_up_watch(self) -> None:
+        common = self._service.common
+        watch = Watch(common.settings.inbox, self._on_event)
+        watch.start()
+        if watch.problem is None:
+            self._watch = watch
+            self._service.intake.look_soon()
+        else:
+            common.log.warning(
+                "watch.failed", reason=watch.problem, instead=f"a scan every {common.settings.scan.poll} s"
+            )
+
+
+def now() -> Now:
+    """Read both clocks."""
+    return Now(time.monotonic(), time.time())
