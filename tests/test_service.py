@@ -16,6 +16,7 @@ import pytest
 from kiln import Kiln, PromptHands, SlowHands, good, voice_bytes
 from voicekiln import steps
 from voicekiln.errors import BadNumbers
+from voicekiln.folders.files import open_folder
 from voicekiln.folders.inbox import Snapshot
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.sidecar import utc
@@ -481,6 +482,42 @@ def test_an_outbox_that_is_stuck_stops_the_conversions(kiln: Kiln) -> None:
     (kiln.at / "away").rename(kiln.outbox)
     kiln.run(900)
     assert len(kiln.results()) == 24
+
+
+def test_folders_without_rights_stop_nobody_else(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Voices for a folder of the outbox that may not be written wait by themselves."""
+    real = open_folder
+
+    def guarded(root: Path, relative: PurePosixPath, *rest: Any) -> Any:
+        if relative.parts[:1] == ("closed",) and root == kiln.outbox:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return real(root, relative, *rest)
+
+    monkeypatch.setattr("voicekiln.folders.outbox.open_folder", guarded)
+    for number in range(6):
+        kiln.drop(f"closed/{number}.pth")
+    kiln.run(60)
+    kiln.drop("other.pth")
+    kiln.run(30)
+    assert "other.onnx" in kiln.results()
+
+
+def test_a_full_disk_before_a_job_begins_is_waited_out(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No room for the staging folder: the voice waits, the daemon goes on."""
+    real = Path.mkdir
+
+    def full(self: Path, *rest: Any, **options: Any) -> None:
+        if self.parent.name == "staging":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(self, *rest, **options)
+
+    kiln.drop("a.pth")
+    monkeypatch.setattr(Path, "mkdir", full)
+    kiln.run(30)
+    assert kiln.results() == set()
+    monkeypatch.undo()
+    kiln.run(700)
+    assert kiln.results() == {"a.onnx", "a.json"}
 
 
 def test_files_in_the_way_stop_nobody_else(kiln: Kiln) -> None:

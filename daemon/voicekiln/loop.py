@@ -10,6 +10,7 @@ import fcntl
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +23,7 @@ from voicekiln.errors import LedgerStuckError
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.watch import Watch
 from voicekiln.notify import Notifier
-from voicekiln.service import STOP_HANDS_S, STOP_WORKER_S, Service
+from voicekiln.service import STOP_WORKER_S, Service
 from voicekiln.settings import Settings, span
 from voicekiln.supervisor.common import Common, Log, Now
 from voicekiln.supervisor.hands import ThreadHands
@@ -85,18 +86,22 @@ def run(path: Path, settings: Settings, log: Log) -> int:
         AlreadyRunningError: if another daemon works on the same state folder.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes now must not end us; the settings are fresh anyway
-    with only_daemon(settings.state):
-        while True:
-            try:
-                with Ledger(settings.state / LEDGER) as ledger:
-                    return _Loop(path, settings, ledger, log).run()
-            except LedgerStuckError as error:
-                log.error("ledger.stuck", reason=str(error), again_s=LEDGER_RETRY_S)  # noqa: TRY400 - that is all there is to say
-                _wait_for_the_disk()
+    try:
+        with only_daemon(settings.state), Ledger(settings.state / LEDGER) as ledger:
+            return _Loop(path, settings, ledger, log).run()
+    except LedgerStuckError as error:
+        log.error("ledger.stuck", reason=str(error), again_s=LEDGER_RETRY_S)  # noqa: TRY400 - that is all there is to say
+    _begin_anew()
+    return 0
 
 
-def _wait_for_the_disk() -> None:
-    """Wait before everything begins anew from the ledger; systemd is told that this is no hang."""
+def _begin_anew() -> None:
+    """Wait, and become a new process with the same number, which goes on from what the ledger holds.
+
+    Nothing of the old one can then go on beside it: no thread that hangs on a share, no setting that has changed.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL if number != signal.SIGHUP else signal.SIG_IGN)
     notifier = Notifier.from_env(os.environ)
     notifier.ready()
     notifier.status("the ledger cannot be written; is the disk of the state folder full?")
@@ -104,6 +109,7 @@ def _wait_for_the_disk() -> None:
     while (left := end - time.monotonic()) > 0:
         notifier.watchdog(time.monotonic())
         time.sleep(min(1.0, left))
+    os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])  # noqa: S606 - ourselves, word for word
 
 
 class _Bell:
@@ -157,20 +163,18 @@ class _Loop:
             while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
                 due = self._turn()
                 self._bell.wait(max(0.0, due - time.monotonic()))
+            return self._end()
         except LedgerStuckError:
-            self._drop_everything()
+            if self._wanted & {signal.SIGTERM, signal.SIGINT}:
+                return self._leave()
+            self._leave()
             raise
-        return self._end()
 
-    def _drop_everything(self) -> None:
-        """Leave without a word to the ledger: what was under way is found there by the next loop, as after a crash."""
+    def _leave(self) -> int:
+        """Leave without a word to the ledger: what was under way is found there at the next start, as after a crash."""
         for bench in self._service.dispatch.benches:
             bench.keeper.close(STOP_WORKER_S)
-        self._service.common.hands.close(STOP_HANDS_S)
-        if self._watch is not None:
-            self._watch.stop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)
+        return 0
 
     def _turn(self) -> float:
         """Do what can be done now; return the monotonic time of the next turn."""

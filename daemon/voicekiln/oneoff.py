@@ -100,8 +100,8 @@ class Desk:
 
     def _take(self, path: Path, folder: Path) -> tuple[Spooled, Path]:
         """Copy and hash the file, as the daemon does; the person says that it is there, so nothing has to settle."""
+        st = path.stat()
         real = path.resolve(strict=True)
-        st = real.stat()
         if what := kind_of(st.st_mode):
             raise NotAFile(what=what)
         target = folder / "source.pth"

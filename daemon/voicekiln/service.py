@@ -81,6 +81,7 @@ class Service:
 
     def _reloaded(self, settings: Settings) -> None:
         self.common.settings = settings
+        self.sweeper.forget_plan()
         logs.configure(settings.log.format, settings.log.level, sys.stderr)
         self.common.log.info("config.reloaded")
         self._notifier.ready()
@@ -117,6 +118,7 @@ class Service:
         if not self._litter or "outbox" in self.common.away:
             return
         self._litter = False
+        instance = self.common.ledger.instance
 
         def failed(error: Exception) -> None:
             self._litter = True
@@ -124,7 +126,7 @@ class Service:
 
         self.common.hands.do(
             "clearing up in the outbox",
-            lambda: clear_litter(self.common),
+            lambda: clear_litter(self.common, instance),
             lambda count: self.common.log.info("litter.removed", files=count) if count else None,
             failed,
         )

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import stat
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -218,6 +219,37 @@ def test_a_pipe_in_place_of_a_twins_result_is_no_result(outbox: Path, deliver: C
     os.mkfifo(source)
     with pytest.raises(StagingLostError):
         publish(outbox, delivery, RIGHTS)
+
+
+@pytest.mark.parametrize("size", ["1e999", '"x"', "null", "1e3"])
+def test_a_sidecar_with_odd_figures_vouches_for_nothing(
+    outbox: Path, deliver: Callable[..., Delivery], size: str
+) -> None:
+    """Whatever stands there, it is an answer and no end of the daemon."""
+    (outbox / "sub").mkdir()
+    (outbox / ONNX).write_bytes(b"mine")
+    (outbox / SIDECAR).write_text(
+        '{"made_by": {"name": "voicekiln"}, "source": {"path": "sub/voice.pth"}, '
+        f'"onnx": [{{"sha256": "", "bytes": {size}}}, {{"sha256": "{sha(b"mine")}", "bytes": {size}}}]}}'
+    )
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(), RIGHTS)
+
+
+def test_a_deep_tree_of_a_strangers_is_not_walked_to_its_end(outbox: Path) -> None:
+    """Nothing of ours lies that deep, and the walk must not break off."""
+    top = os.open(outbox, os.O_RDONLY)
+    folder = top
+    for _ in range(1200):
+        os.mkdir("d", dir_fd=folder)
+        inner = os.open("d", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    ours = outbox / temp_name("voice.onnx", "feed0001")
+    ours.touch()
+    assert clear_temps(outbox, "feed") == 1
+    subprocess.run(["rm", "-rf", str(outbox / "d")], check=True)  # noqa: S607 - pytest's own clearing up is recursive
 
 
 def test_stale_files_go_only_while_they_are_ours(outbox: Path, deliver: Callable[..., Delivery]) -> None:

@@ -280,3 +280,21 @@ def test_a_mark_above_the_mount_point_does_not_count(tmp_path: Path, monkeypatch
     assert sync_marker(top / "inbox") is None
     (top / ".dropbox").touch()
     assert sync_marker(top / "inbox") == top / ".dropbox"
+
+
+SELF_BIND = """
+import sys
+from pathlib import Path
+from voicekiln.folders.watch import file_system
+print(file_system(Path(sys.argv[1])).mount_point == file_system(Path(sys.argv[1]).parent).mount_point)
+"""
+
+
+def test_a_folder_mounted_upon_itself_lies_where_it_lay(tmp_path: Path) -> None:
+    """Systemd does that with the folders that a service may write to; the share has not moved for it."""
+    assert in_own_namespace(f"mount --bind {tmp_path} {tmp_path}", SELF_BIND, tmp_path).strip() == "True"
+
+
+def test_a_file_system_mounted_there_is_another(tmp_path: Path) -> None:
+    """A share over the folder is told from the folder."""
+    assert in_own_namespace(f"mount -t tmpfs none {tmp_path}", SELF_BIND, tmp_path).strip() == "False"

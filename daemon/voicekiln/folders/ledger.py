@@ -84,10 +84,8 @@ class Ledger:
         """
         try:
             self._open(path)
-        except sqlite3.OperationalError as error:
-            raise LedgerStuckError(f"the ledger {path} cannot be used: {error}") from error
         except sqlite3.Error as error:
-            raise LedgerError(f"the ledger {path} cannot be used: {error}") from error
+            raise _trouble(error) from error
 
     def _open(self, path: Path) -> None:
         self._db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
@@ -133,7 +131,7 @@ class Ledger:
                     self._db.execute("ROLLBACK")
                 raise
         except sqlite3.OperationalError as error:
-            raise LedgerStuckError(f"the ledger cannot be written: {error}") from error
+            raise _trouble(error) from error
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -144,7 +142,7 @@ class Ledger:
 
     def fact(self, name: str) -> str | None:
         """Return what `set_fact` kept."""
-        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+        row = next(iter(self._ask("SELECT value FROM facts WHERE name = ?", (name,))), None)
         return None if row is None else str(row["value"])
 
     def voices(self, *states: State) -> list[Voice]:
@@ -155,23 +153,29 @@ class Ledger:
         """Return the longest known voice in these states that is `wanted`; of thousands that wait, few are read."""
         return next((voice for row in self._in_order(states) if wanted(voice := _voice(row))), None)
 
-    def _in_order(self, states: Sequence[State]) -> sqlite3.Cursor:
+    def _ask(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
+        try:
+            return self._db.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise _trouble(error) from error
+
+    def _in_order(self, states: Sequence[State]) -> list[sqlite3.Row]:
         some = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
-        return self._db.execute(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)  # noqa: S608 - question marks only
+        return self._ask(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)  # noqa: S608 - question marks only
 
     def voice(self, relpath: PurePosixPath) -> Voice | None:
         """Return the row of a source file."""
-        row = self._db.execute("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),)).fetchone()
+        row = next(iter(self._ask("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),))), None)
         return None if row is None else _voice(row)
 
     def by_id(self, voice: int) -> Voice | None:
         """Return the row with this number."""
-        row = self._db.execute("SELECT * FROM voices WHERE id = ?", (voice,)).fetchone()
+        row = next(iter(self._ask("SELECT * FROM voices WHERE id = ?", (voice,))), None)
         return None if row is None else _voice(row)
 
     def stamps(self) -> dict[PurePosixPath, Known]:
         """Return what a scan has to be compared with."""
-        rows = self._db.execute("SELECT id, relpath, stamp, state, source, job FROM voices")
+        rows = self._ask("SELECT id, relpath, stamp, state, source, job FROM voices")
         return {
             _path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
             for r in rows
@@ -180,17 +184,22 @@ class Ledger:
     def files(self, voice: int | None = None) -> list[tuple[int, float, Published]]:
         """Return voice, time of publication and file for what lies in the outbox, of one voice or of all."""
         some, which = ("WHERE voice = ?", (voice,)) if voice is not None else ("", ())
-        rows = self._db.execute(f"SELECT * FROM files {some} ORDER BY published, path", which)  # noqa: S608 - fixed text
+        rows = self._ask(f"SELECT * FROM files {some} ORDER BY published, path", which)  # noqa: S608 - fixed text
         return [
             (r["voice"], r["published"], Published(_path(r["path"]), r["kind"], r["sha256"], r["bytes"])) for r in rows
         ]
 
     def twin(self, voice: Voice) -> Voice | None:
         """Return another voice at rest with the same key, so that its ending is this one's too."""
-        row = self._db.execute(
-            "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
-            (voice.key, voice.id, *AT_REST),
-        ).fetchone()
+        row = next(
+            iter(
+                self._ask(
+                    "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
+                    (voice.key, voice.id, *AT_REST),
+                )
+            ),
+            None,
+        )
         return None if row is None else _voice(row)
 
     def keys_in_work(self) -> set[str]:
@@ -198,7 +207,7 @@ class Ledger:
 
         They do not wait for a publication that is stuck.
         """
-        rows = self._db.execute(
+        rows = self._ask(
             "SELECT DISTINCT key FROM voices WHERE state IN (?, ?, ?) AND reason = '' AND key IS NOT NULL",
             (State.CONVERTING, State.CONVERTED, State.REFUSING),
         )
@@ -206,11 +215,11 @@ class Ledger:
 
     def jobs(self) -> set[str]:
         """Return the jobs to which a spooled copy or a staging folder may belong."""
-        return {row["job"] for row in self._db.execute("SELECT job FROM voices WHERE job IS NOT NULL")}
+        return {row["job"] for row in self._ask("SELECT job FROM voices WHERE job IS NOT NULL")}
 
     def counts(self) -> dict[State, int]:
         """Return how many voices there are in each state."""
-        rows = self._db.execute("SELECT state, count(*) AS n FROM voices GROUP BY state")
+        rows = self._ask("SELECT state, count(*) AS n FROM voices GROUP BY state")
         return {State(r["state"]): r["n"] for r in rows}
 
     # --- writing, in the order of a voice's way -----------------------------------------------------------------
@@ -272,13 +281,13 @@ class Ledger:
             started = self.by_id(voice.id)
         return started if started is not None and started.state is State.CONVERTING else None
 
-    def inherit(self, voice: Voice, ending: Converted | Refused) -> bool:
-        """Give a queued voice the ending of its twin; False if a command has just taken the voice back."""
+    def inherit(self, voice: Voice, ending: Converted | Refused, *, of_content: bool = True) -> bool:
+        """End a queued voice without a worker, as its twin did; False if a command has just taken the voice back."""
         with self.together():
             current = self.by_id(voice.id)
             if current is None or current.state is not State.QUEUED or current.key != voice.key:
                 return False
-            self.ended(voice.id, ending)
+            self.ended(voice.id, ending, of_content=of_content)
             return True
 
     def died(self, voice: int) -> int:
@@ -346,7 +355,9 @@ class Ledger:
 
     def start_over(self, voice: int) -> None:
         """Note that what was made of a voice is lost, so that the source has to be taken again."""
-        self._set(voice, state=State.SETTLING, job=None, key=None, ending=None, reason="", next_try=None)
+        with self.together():
+            self._set(voice, state=State.SETTLING, job=None, key=None, ending=None, reason="", next_try=None)
+            self._drop_if_spent(voice)
 
     def vanished(self, voice: int) -> None:
         """Note that the source is no longer in the inbox; a row with nothing to show for it goes."""
@@ -427,6 +438,19 @@ class Ledger:
             "AND NOT EXISTS (SELECT 1 FROM files WHERE files.voice = voices.id)",
             (voice, State.SETTLING, State.INCOMPLETE, *AT_REST),
         )
+
+
+def _trouble(error: sqlite3.Error) -> LedgerError:
+    """Return what a person has to know: whether to wait (a full disk) or to do something."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    passing = (
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR,
+        sqlite3.SQLITE_BUSY,
+        sqlite3.SQLITE_LOCKED,
+        sqlite3.SQLITE_CANTOPEN,
+    )
+    return (LedgerStuckError if code in passing else LedgerError)(f"the ledger cannot be used: {error}")
 
 
 def _path(raw: bytes) -> PurePosixPath:

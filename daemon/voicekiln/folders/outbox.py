@@ -20,6 +20,7 @@ from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, ShareAwayError
 from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sha256_at, sync_folder
+from voicekiln.folders.inbox import MAX_DEPTH
 from voicekiln.folders.names import shown, temp_name, temp_token
 from voicekiln.folders.voices import Kind, Published
 from voicekiln.steps import Step, passed
@@ -120,8 +121,9 @@ def clear_temps(outbox: Path, instance: str) -> int:
     be read are passed over.
     """
     count = 0
-    for top, _, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
-        del top
+    for top, folders, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
+        if len(Path(top).relative_to(outbox).parts) > MAX_DEPTH:  # nothing of ours lies deeper
+            folders.clear()
         for name in names:
             token = temp_token(name)
             if token is not None and token.startswith(instance):
@@ -253,10 +255,15 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
         body = json.loads(text)
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return {}
-        files = {str(file["sha256"]): int(file["bytes"]) for file in body.get("onnx", [])}
+        told = [(file["sha256"], file["bytes"]) for file in body.get("onnx", [])]
+        files = {sha256: size for sha256, size in told if _is_hash(sha256) and type(size) is int}
         return {hashlib.sha256(text).hexdigest(): len(text)} | files
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
+
+
+def _is_hash(value: object) -> bool:
+    return isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2
 
 
 def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:

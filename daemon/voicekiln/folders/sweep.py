@@ -45,6 +45,8 @@ class Item:
     files: tuple[Published, ...]
     """Sidecar first; of a source, its path in the inbox."""
     age_s: float
+    finished: float | None
+    """Of the voice, when this was planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,17 +120,17 @@ def _items(ledger: Ledger, now: float) -> Iterator[Item]:
         yield from _published_items(row, files.get(row.id, []), now)
         if row.state is State.DONE and row.source == "there" and row.finished is not None and row.sha256:
             source = Published(row.relpath, "source", row.sha256, row.stamp.size)
-            yield Item(row.id, "sources", (source,), now - row.finished)
+            yield Item(row.id, "sources", (source,), now - row.finished, row.finished)
 
 
 def _published_items(row: Voice, files: Iterable[tuple[float, Published]], now: float) -> Iterator[Item]:
     results = [(at, f) for at, f in files if f.kind != "refusal"]
     if results:
         ordered = sorted((f for _, f in results), key=lambda f: (f.kind != "sidecar", f.path))
-        yield Item(row.id, "results", tuple(ordered), now - max(at for at, _ in results))
+        yield Item(row.id, "results", tuple(ordered), now - max(at for at, _ in results), row.finished)
     for at, file in files:
         if file.kind == "refusal":
-            yield Item(row.id, "refusals", (file,), now - at)
+            yield Item(row.id, "refusals", (file,), now - at, row.finished)
 
 
 def _below(item: Item, folders: Sequence[PurePosixPath]) -> bool:

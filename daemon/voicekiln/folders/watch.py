@@ -126,25 +126,41 @@ _MADE_UP = {"cifs", "9p", "vboxsf", "vmhgfs", "prl_fs", "davfs", "vfat", "msdos"
 def file_system(path: Path, mounts: Path = Path("/proc/self/mountinfo")) -> FileSystem:
     """Return the file system on which `path` lies, or would lie if it does not exist yet.
 
-    `mounts` lists the mounts in the form of proc(5).
+    `mounts` lists the mounts in the form of proc(5). A folder that is mounted upon itself, as systemd does with those
+    that a service may write to, counts as what it is without that.
     """
     real = Path(os.path.realpath(path))
-    best = FileSystem("unknown", Path("/"), "")
+    above: dict[Path, _Mount] = {}
     with suppress(FileNotFoundError):
         for mount in _mounts(mounts.read_bytes()):
-            deep_enough = len(mount.mount_point.parts) >= len(best.mount_point.parts)
-            # Among equals the last one lies on top.
-            if deep_enough and real.is_relative_to(mount.mount_point):
-                best = mount
-    return best
+            if real.is_relative_to(mount.system.mount_point):
+                above[mount.system.mount_point] = mount  # among equals the last one lies on top
+    found = [above[point] for point in sorted(above, key=lambda point: len(point.parts))]
+    while len(found) > 1 and found[-1].repeats(found[-2]):
+        found.pop()
+    return found[-1].system if found else FileSystem("unknown", Path("/"), "")
 
 
-def _mounts(table: bytes) -> Iterator[FileSystem]:
+@dataclass(frozen=True, slots=True)
+class _Mount:
+    system: FileSystem
+    device: str
+    root: Path
+    """Which folder of the file system is mounted there."""
+
+    def repeats(self, outer: _Mount) -> bool:
+        """Whether it shows just what lies there in the outer one anyway."""
+        inside = self.system.mount_point.relative_to(outer.system.mount_point)
+        return self.device == outer.device and self.root == outer.root / inside
+
+
+def _mounts(table: bytes) -> Iterator[_Mount]:
     for line in table.splitlines():
         before, _, after = line.partition(b" - ")
         left, right = before.split(b" "), after.split(b" ")
         if len(left) > 4 and len(right) > 1:  # noqa: PLR2004 - the fields of proc(5) up to the mount point and source
-            yield FileSystem(_text(right[0]), Path(_text(left[4])), _text(right[1]))
+            system = FileSystem(_text(right[0]), Path(_text(left[4])), _text(right[1]))
+            yield _Mount(system, _text(left[2]), Path(_text(left[3])))
 
 
 def _text(field: bytes) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -89,7 +90,9 @@ class Common:
             for path in folder.iterdir():
                 job = path.name.partition(".")[0]
                 if job not in jobs:
-                    shutil.rmtree(path) if path.is_dir() else path.unlink()
+                    shutil.rmtree(path, ignore_errors=True)
+                    with suppress(OSError):  # a folder, which is gone now
+                        path.unlink()
 
     def put_off(self, voice: int) -> float:
         """Let a voice wait before its next try, longer each time; return the wall-clock time of that try."""

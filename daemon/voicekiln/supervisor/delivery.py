@@ -7,6 +7,7 @@ staging meanwhile; nothing is converted twice for it.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -21,6 +22,12 @@ from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, Refused
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
+
+ITS_OWN = {
+    *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EILSEQ),
+    errno.ENOTEMPTY,
+}
+"""Troubles with one name or folder of the outbox, which are no reason to stop other voices."""
 
 
 class Post:
@@ -116,16 +123,18 @@ class Post:
         if isinstance(error, StagingLostError):
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
             common.without_twin.add(voice.id)
+            common.in_the_way.discard(voice.id)
             common.ledger.start_over(voice.id)
             return
         reason = error.text if isinstance(error, Refusal) else plain(str(error))
         if reason != voice.reason and not isinstance(error, ShareAwayError):
             common.log.warning("publication.failed", file=shown(voice.relpath), reason=reason)
-        if isinstance(error, NameTaken):
-            common.in_the_way.add(voice.id)
-            if reason != voice.reason:
-                self._say_taken(voice, error)
+        told = voice.id in common.in_the_way
+        own = isinstance(error, NameTaken) or (isinstance(error, OSError) and error.errno in ITS_OWN)
+        (common.in_the_way.add if own else common.in_the_way.discard)(voice.id)
         common.ledger.wait(voice.id, voice.state, reason, common.put_off(voice.id))
+        if isinstance(error, NameTaken) and not told:
+            self._say_taken(voice, error)
 
     def _say_taken(self, voice: Voice, refusal: NameTaken) -> None:
         """Tell the person in the outbox, too; the result follows when the way is free."""

@@ -114,7 +114,7 @@ class Dispatch:
                 if ledger.inherit(voice, twin.ending):
                     self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
             elif voice.attempts >= self._common.settings.worker.attempts:
-                self._give_up(voice, voice.reason)
+                ledger.inherit(voice, self._given_up(voice, voice.reason), of_content=False)
             elif self._send(bench, voice):
                 return
 
@@ -123,8 +123,13 @@ class Dispatch:
         assert voice.job is not None and voice.sha256 is not None  # noqa: S101, PT018 - so it is with queued voices
         common = self._common
         staging = common.staging(voice.job)
-        shutil.rmtree(staging, ignore_errors=True)
-        staging.mkdir(mode=0o700, parents=True)
+        try:
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(mode=0o700, parents=True)
+        except OSError as error:  # the local disk is full, as a rule
+            common.log.warning("job.put_off", file=shown(voice.relpath), reason=error.strerror)
+            common.put_off(voice.id)
+            return False
         recipe = voice.taken or common.recipe(voice)
         started = common.ledger.start(voice)
         if started is None:
@@ -151,11 +156,10 @@ class Dispatch:
         common = self._common
         common.log.warning("worker.lost", file=shown(voice.relpath), reason=lost.reason, attempt=voice.attempts)
         if lost.counts and voice.attempts >= common.settings.worker.attempts:
-            self._give_up(voice, lost.reason)
+            self._common.ledger.ended(voice.id, self._given_up(voice, lost.reason), of_content=False)
         else:
             common.ledger.lost(voice.id, lost.reason, common.put_off(voice.id), counts=lost.counts)
 
-    def _give_up(self, voice: Voice, reason: str) -> None:
-        refusal = WorkerLost(attempts=voice.attempts, reason=reason or "for an unknown reason")
+    def _given_up(self, voice: Voice, reason: str) -> Refused:
         self._common.went_well(voice.id)
-        self._common.ledger.ended(voice.id, Refused(refusal), of_content=False)
+        return Refused(WorkerLost(attempts=voice.attempts, reason=reason or "for an unknown reason"))

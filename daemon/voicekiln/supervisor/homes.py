@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -55,8 +56,9 @@ class Homes:
                 points[path] = point
         if points != known:
             part = file.with_name(file.name + ".part")
-            part.write_text(json.dumps(points))
-            part.replace(file)
+            with suppress(OSError):  # a full disk: remembered next time
+                part.write_text(json.dumps(points))
+                part.replace(file)
         return cls(settings, points)
 
     def check(self, which: Share) -> FileSystem:

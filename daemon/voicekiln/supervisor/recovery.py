@@ -46,12 +46,12 @@ def _resume(common: Common, voice: Voice) -> None:
             common.put_off(voice.id)
 
 
-def clear_litter(common: Common) -> int:
-    """Remove from the outbox what a killed daemon left there; return how many files. For the hands.
+def clear_litter(common: Common, instance: str) -> int:
+    """Remove from the outbox what a killed daemon of this ledger left there; return how many files. For the hands.
 
     Raises:
         AwayError: if the outbox is away.
         OSError: if a file cannot be removed.
     """
     common.homes.check("outbox")
-    return clear_temps(common.settings.outbox, common.ledger.instance)
+    return clear_temps(common.settings.outbox, instance)

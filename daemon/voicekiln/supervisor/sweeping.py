@@ -29,6 +29,8 @@ class Sweeper:
     def step(self) -> None:
         """Start a sweep if one is due or asked for, or hand over the next item of the one under way."""
         common = self._common
+        if common.away:
+            self.forget_plan()
         if self._under_way or common.away:
             return
         if not self._items:
@@ -41,8 +43,13 @@ class Sweeper:
         while self._items and not self._under_way:
             item = self._items.pop(0)
             row = common.ledger.by_id(item.voice)
-            if row is not None and row.state in AT_REST:  # it may have got work since it was planned
+            # It may have got work, or been published anew, since it was planned.
+            if row is not None and row.state in AT_REST and row.finished == item.finished:
                 self._hand_over(item)
+
+    def forget_plan(self) -> None:
+        """Begin with a new plan next time: the settings or the shares are not what they were."""
+        self._items = []
 
     def _planned(self) -> Plan:
         common, sweep = self._common, self._common.settings.sweep
