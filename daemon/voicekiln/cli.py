@@ -23,13 +23,13 @@ from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
-from voicekiln.folders.sweep import Swept, carry_out, note, plan
+from voicekiln.folders.sweep import Swept, carry_out, note
 from voicekiln.folders.voices import Voice
 from voicekiln.job import PRECISIONS, Recipe, Stage
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
 from voicekiln.supervisor.homes import SHARES, Homes
-from voicekiln.supervisor.sweeping import WANT_SWEEP, lives
+from voicekiln.supervisor.sweeping import WANT_SWEEP, plan_by
 
 OK = 0
 NOT_DONE = 1
@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Turns PyTorch voice models that are dropped into a folder into verified ONNX files.",
         epilog="Exit status: 0 all went well; 1 a file was refused, or what was asked for is not there; "
         "2 the command line is wrong; 75 another voicekiln works on the same state folder; "
-        "78 the configuration cannot be used.",
+        "78 the configuration or the ledger cannot be used; 130 stopped by Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"voicekiln {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -262,10 +262,7 @@ def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     homes = Homes.of(settings)
     for share in SHARES:
         homes.check(share)
-    synced: tuple[PurePosixPath, ...] = ()
-    if not settings.sweep.originals_elsewhere:
-        synced = tuple(marker.parent for marker in scan(settings.inbox).markers)
-    planned = plan(ledger, lives(settings), settings.sweep.max_share, loop.now().wall, synced)
+    planned = plan_by(settings, ledger, scan(settings.inbox).synced, loop.now().wall)
     for item in planned.items:
         try:
             swept = Swept(item, tuple(f.path for f in item.files), ()) if dry_run else carry_out(item, *roots)

@@ -35,6 +35,9 @@ LEDGER = "ledger.sqlite"
 LOCK = "lock"
 """Files of the state folder."""
 
+ENDING = {signal.SIGTERM, signal.SIGINT}
+"""Signals that ask for a clean end."""
+
 LEDGER_RETRY_S = 10.0
 """How long to wait when the ledger cannot be written, before everything begins anew from what it holds."""
 
@@ -100,8 +103,9 @@ def _begin_anew() -> None:
 
     Nothing of the old one can then go on beside it: no thread that hangs on a share, no setting that has changed.
     """
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGHUP else signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    for number in ENDING:
+        signal.signal(number, signal.SIG_DFL)
     notifier = Notifier.from_env(os.environ)
     notifier.ready()
     notifier.status("the ledger cannot be written; is the disk of the state folder full?")
@@ -147,7 +151,7 @@ class _Loop:
         self._log = log
 
     def run(self) -> int:
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in (*ENDING, signal.SIGHUP):
             signal.signal(number, self._on_signal)
         settings = self._service.common.settings
         self._log.info(
@@ -160,21 +164,20 @@ class _Loop:
         )
         self._mind_the_watch()
         try:
-            while not self._wanted & {signal.SIGTERM, signal.SIGINT}:
+            while not self._wanted & ENDING:
                 due = self._turn()
                 self._bell.wait(max(0.0, due - time.monotonic()))
             return self._end()
         except LedgerStuckError:
-            if self._wanted & {signal.SIGTERM, signal.SIGINT}:
-                return self._leave()
             self._leave()
+            if self._wanted & ENDING:
+                return 0
             raise
 
-    def _leave(self) -> int:
+    def _leave(self) -> None:
         """Leave without a word to the ledger: what was under way is found there at the next start, as after a crash."""
         for bench in self._service.dispatch.benches:
             bench.keeper.close(STOP_WORKER_S)
-        return 0
 
     def _turn(self) -> float:
         """Do what can be done now; return the monotonic time of the next turn."""

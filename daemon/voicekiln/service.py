@@ -132,11 +132,11 @@ class Service:
         )
 
     def _tell_systemd(self) -> None:
+        status = self.status()
         if not self._said_ready and (self.intake.knows or self.common.away):
             self._said_ready = True
             self._notifier.ready()
-            self.common.log.info("service.ready", status=self.status())
-        status = self.status()
+            self.common.log.info("service.ready", status=status)
         if status != self._status:
             self._status = status
             self._notifier.status(status)

@@ -46,6 +46,11 @@ class Snapshot:
     folders: int = 0
     """How many folders were read, the root included."""
 
+    @property
+    def synced(self) -> tuple[PurePosixPath, ...]:
+        """Folders that a sync tool keeps equal with other devices."""
+        return tuple(marker.parent for marker in self.markers)
+
     def covers(self, relpath: PurePosixPath) -> bool:
         """Return whether this scan can tell that `relpath` is not there."""
         return relpath not in self.unreadable and not any(p in self.unreadable for p in relpath.parents)

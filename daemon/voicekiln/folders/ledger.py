@@ -142,7 +142,7 @@ class Ledger:
 
     def fact(self, name: str) -> str | None:
         """Return what `set_fact` kept."""
-        row = next(iter(self._ask("SELECT value FROM facts WHERE name = ?", (name,))), None)
+        row = self._ask_one("SELECT value FROM facts WHERE name = ?", (name,))
         return None if row is None else str(row["value"])
 
     def voices(self, *states: State) -> list[Voice]:
@@ -150,7 +150,7 @@ class Ledger:
         return [_voice(row) for row in self._in_order(states)]
 
     def first(self, wanted: Callable[[Voice], bool], *states: State) -> Voice | None:
-        """Return the longest known voice in these states that is `wanted`; of thousands that wait, few are read."""
+        """Return the longest known voice in these states that is `wanted`; of thousands, few become a `Voice`."""
         return next((voice for row in self._in_order(states) if wanted(voice := _voice(row))), None)
 
     def _ask(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
@@ -159,18 +159,21 @@ class Ledger:
         except sqlite3.OperationalError as error:
             raise _trouble(error) from error
 
+    def _ask_one(self, sql: str, values: Sequence[object]) -> sqlite3.Row | None:
+        return next(iter(self._ask(sql, values)), None)
+
     def _in_order(self, states: Sequence[State]) -> list[sqlite3.Row]:
         some = f"WHERE state IN ({','.join('?' * len(states))})" if states else ""
         return self._ask(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)  # noqa: S608 - question marks only
 
     def voice(self, relpath: PurePosixPath) -> Voice | None:
         """Return the row of a source file."""
-        row = next(iter(self._ask("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),))), None)
+        row = self._ask_one("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),))
         return None if row is None else _voice(row)
 
     def by_id(self, voice: int) -> Voice | None:
         """Return the row with this number."""
-        row = next(iter(self._ask("SELECT * FROM voices WHERE id = ?", (voice,))), None)
+        row = self._ask_one("SELECT * FROM voices WHERE id = ?", (voice,))
         return None if row is None else _voice(row)
 
     def stamps(self) -> dict[PurePosixPath, Known]:
@@ -191,14 +194,9 @@ class Ledger:
 
     def twin(self, voice: Voice) -> Voice | None:
         """Return another voice at rest with the same key, so that its ending is this one's too."""
-        row = next(
-            iter(
-                self._ask(
-                    "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
-                    (voice.key, voice.id, *AT_REST),
-                )
-            ),
-            None,
+        row = self._ask_one(
+            "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
+            (voice.key, voice.id, *AT_REST),
         )
         return None if row is None else _voice(row)
 
@@ -298,7 +296,8 @@ class Ledger:
                 "WHERE id = ?",
                 (State.QUEUED, "the converter itself was stopped in the middle", voice),
             )
-            return int(self._db.execute("SELECT deaths FROM voices WHERE id = ?", (voice,)).fetchone()["deaths"])
+            [row] = self._ask("SELECT deaths FROM voices WHERE id = ?", (voice,))
+            return int(row["deaths"])
 
     def lost(self, voice: int, reason: str, next_try: float | None, *, counts: bool) -> None:
         """Note that the attempt came to nothing and will be made again; one that does not count is given back."""

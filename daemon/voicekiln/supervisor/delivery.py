@@ -35,11 +35,11 @@ class Post:
 
     def __init__(self, common: Common) -> None:
         self._common = common
-        self._under_way: int | None = None
+        self._under_way = False
 
     def step(self) -> None:
         """Hand the next ending that is due to the hands, unless one is with them already."""
-        if self._under_way is not None:
+        if self._under_way:
             return
         ledger, common = self._common.ledger, self._common
         voice = ledger.first(lambda v: common.may_try(v.id), State.CONVERTED, State.REFUSING)
@@ -58,7 +58,7 @@ class Post:
                 common.ledger.start_over(voice.id)  # an ending of another version of voicekiln: judge anew
                 return
         delivery = self._delivery(voice, pieces, replaces_all=isinstance(voice.ending, Converted))
-        self._under_way = voice.id
+        self._under_way = True
         common.hands.do(
             f"publishing {shown(voice.relpath)}",
             lambda: _publish(common, delivery),
@@ -105,7 +105,7 @@ class Post:
 
     def _published(self, voice: Voice, files: tuple[Published, ...], delivery: Delivery) -> None:
         common = self._common
-        self._under_way = None
+        self._under_way = False
         common.share_is("outbox", None)
         common.ledger.published(voice.id, files, delivery.stale, common.now.wall)
         passed(Step.PUBLISHED)
@@ -118,7 +118,7 @@ class Post:
 
     def _failed(self, voice: Voice, error: Exception) -> None:
         common = self._common
-        self._under_way = None
+        self._under_way = False
         common.heard(error)
         if isinstance(error, StagingLostError):
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
@@ -143,14 +143,14 @@ class Post:
             return
         delivery = self._delivery(voice, [self._refusal(voice, refusal, current.base)], replaces_all=False)
         common = self._common
-        self._under_way = voice.id  # until the ledger knows of that file, nothing of this voice may overtake it
+        self._under_way = True  # until the ledger knows of that file, nothing of this voice may overtake it
 
         def told(files: tuple[Published, ...]) -> None:
-            self._under_way = None
+            self._under_way = False
             common.ledger.also_published(voice.id, files, common.now.wall)
 
         def not_told(_: Exception) -> None:
-            self._under_way = None  # that name is taken as well; the status says why the voice waits
+            self._under_way = False  # that name is taken as well; the status says why the voice waits
 
         common.hands.do(f"publishing {shown(voice.relpath)}", lambda: _publish(common, delivery), told, not_told)
 

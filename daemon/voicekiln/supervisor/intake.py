@@ -159,7 +159,7 @@ class Intake:
         self._scanning = False
         self._good = self._common.now.mono
         self.folders, self.system = snapshot.folders, look.system
-        self._common.synced = tuple(marker.parent for marker in snapshot.markers)
+        self._common.synced = snapshot.synced
         self._common.share_is("inbox", None)
         self._common.share_is("outbox", look.outbox_away)
         for relpath in snapshot.unreadable.keys() - self._unreadable:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
 from voicekiln.errors import ShareAwayError, plain
+from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.sweep import Item, Lives, Plan, Swept, carry_out, note, plan
 from voicekiln.folders.voices import AT_REST
@@ -52,9 +56,8 @@ class Sweeper:
         self._items = []
 
     def _planned(self) -> Plan:
-        common, sweep = self._common, self._common.settings.sweep
-        synced = () if sweep.originals_elsewhere else common.synced
-        planned = plan(common.ledger, lives(common.settings), sweep.max_share, common.now.wall, synced)
+        common = self._common
+        planned = plan_by(common.settings, common.ledger, common.synced, common.now.wall)
         if planned.held_back:
             self._common.log.warning(
                 "sweep.stopped",
@@ -98,6 +101,8 @@ def tell_swept(log: Log, swept: Swept) -> None:
         log.warning("file.kept", file=shown(path), of=swept.item.of, reason=why)
 
 
-def lives(settings: Settings) -> Lives:
-    """Return the times to live from the settings."""
-    return Lives(settings.sweep.sources, settings.sweep.results, settings.sweep.refusals)
+def plan_by(settings: Settings, ledger: Ledger, synced: Sequence[PurePosixPath], at: float) -> Plan:
+    """Return what the settings let go at `at` (wall-clock seconds); `synced` is `Snapshot.synced`."""
+    sweep = settings.sweep
+    lives = Lives(sweep.sources, sweep.results, sweep.refusals)
+    return plan(ledger, lives, sweep.max_share, at, () if sweep.originals_elsewhere else synced)
