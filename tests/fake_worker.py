@@ -97,7 +97,7 @@ class FakeWorker:
         if ending is None:
             return
         if isinstance(request, Convert) and isinstance(ending, Converted):
-            self._events += [At(request.id, stage) for stage in STAGES[1:] if stage != "halve"]
+            self._events += [At(request.id, stage) for stage in STAGES[1:]]
         self._end(request, ending, now)
         if isinstance(ending, Lost):
             self._leave(ending.reason, wanted=False)

@@ -25,6 +25,7 @@ from voicekiln.service import Service
 from voicekiln.settings import Settings
 from voicekiln.supervisor.common import Common, Now
 from voicekiln.supervisor.hands import Finish, attempt
+from voicekiln.supervisor.hiring import Machine
 from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.intake import EXPECTED
 from voicekiln.worker.wire import Convert, Looked, Request
@@ -99,6 +100,21 @@ class Lines:
         return [facts for name, facts in self.events if name == event]
 
 
+class Room(Machine):
+    """A machine of eight cores with memory for as many workers, unless a test says otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.has_cores = 8
+        self.has_bytes = 64e9
+
+    def cores(self) -> int:
+        return self.has_cores
+
+    def free_bytes(self) -> float:
+        return self.has_bytes
+
+
 def good(request: Request) -> Ending | Looked:
     """Answer as a worker that can convert everything."""
     assert isinstance(request, Convert)
@@ -121,11 +137,14 @@ class Kiln:
         at: Path,
         answer: Callable[[Request], Ending | Looked | None] = good,
         hands: type[PromptHands] = PromptHands,
+        workers: int = 1,
         **changes: Any,
     ) -> None:
         self.at = at
         self.answer = answer
         self.hands = hands
+        self.workers = workers
+        self.machine = Room()
         for name in ("inbox", "outbox", "state"):
             (at / name).mkdir(exist_ok=True)
         self.settings = replace(Settings.in_folder(at), **changes)
@@ -137,15 +156,15 @@ class Kiln:
         """Begin, or begin anew after `crash`."""
         self.log = Lines()
         self.ledger = Ledger(self.settings.state / LEDGER)
-        self.keeper = FakeWorker(self._answer)
+        self.keepers = [FakeWorker(self._answer) for _ in range(self.workers)]
         homes = Homes.of(self.settings)
         common = Common(self.settings, self.ledger, self.hands(), self.log, homes, homes.name_max(), self.now)
-        self.service = Service(common, [self.keeper], Notifier())
+        self.service = Service(common, self.keepers, Notifier(), self.machine)
 
     @property
     def asked(self) -> list[Request]:
-        """What the worker was asked since the start."""
-        return self.keeper.begun
+        """What the workers were asked since the start, one worker after the other."""
+        return [request for keeper in self.keepers for request in keeper.begun]
 
     def crash(self) -> None:
         """Forget all that is in memory, as a killed daemon does, and begin anew."""

@@ -55,7 +55,7 @@ def convert(tmp_path: Path, name: str = "j1", recipe: Recipe | None = None) -> C
     """Return a request to convert, with its staging folder made."""
     staging = tmp_path / f"staging-{name}"
     staging.mkdir(exist_ok=True)
-    return Convert(Job(name, tmp_path / "voice.pth", staging, "0" * 64, recipe or Recipe("default")))
+    return Convert(Job(name, tmp_path / "voice.pth", staging, "0" * 64, recipe or Recipe("default")), threads=1)
 
 
 def stub(tmp_path: Path, body: str) -> list[str]:
@@ -89,6 +89,7 @@ class Bench:
         self.worker = Worker(
             command=command,
             device="cpu",
+            templates=Path("/nowhere"),
             deadlines={"start": start_s} | dict.fromkeys(STAGES, stage_s),
             idle_s=idle_s,
             memory_bytes=memory_bytes,

@@ -29,6 +29,12 @@ def kiln(tmp_path: Path) -> Kiln:
     return kiln
 
 
+@pytest.fixture(autouse=True)
+def _caches_of_this_test_alone(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what commands without a configuration keep away from the user's own folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("caches")))
+
+
 def command(kiln: Kiln, *words: str) -> int:
     return main([words[0], "--config", str(kiln.at / "config.yaml"), *words[1:]])
 
@@ -40,9 +46,30 @@ def test_convert_needs_no_folders(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert main(["convert", str(bad), str(good), "--precision", "both"]) == NOT_DONE
     told = capsys.readouterr()
     assert {"good.onnx", "good.fp16.onnx", "good.json"} <= {path.name for path in tmp_path.iterdir()}
-    assert [line.split()[1] for line in told.out.splitlines() if line.endswith("...")][:3] == ["load", "load", "build"]
+    assert [line.split()[1] for line in told.out.splitlines() if line.endswith("...")][:3] == [
+        "load",
+        "load",
+        "template",
+    ]
     assert "web page" in told.err
     assert "download" in told.err
+
+
+def test_templates_are_made_listed_and_cleared(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a first voice made is listed, with its network and precision; clearing says how many there were."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert main(["convert", str(write_tiny(tmp_path / "a.pth")), "--precision", "both"]) == OK
+    capsys.readouterr()
+    assert main(["templates", "list"]) == OK
+    first, *rest = capsys.readouterr().out.splitlines()
+    assert "2 kept" in first
+    assert [line.split()[0] for line in rest] == ["ready", "ready"]
+    assert all("RVC v2, 40000 Hz, f0" in line for line in rest)
+    assert main(["templates", "clear"]) == OK
+    assert "2 removed" in capsys.readouterr().out
+    assert not list((tmp_path / "caches").rglob("*.template"))
 
 
 def test_convert_leaves_foreign_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -91,7 +91,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
     ("worker", "reason"),
     [
         ("device: cpu, attempts: 2, memory: 350MB", "memory"),
-        ("device: cpu, attempts: 2, deadlines: {export: 0.01s}", "longer"),
+        ("device: cpu, attempts: 2, deadlines: {template: 0.01s}", "longer"),
     ],
     ids=["out of memory", "too slow"],
 )
@@ -112,7 +112,7 @@ def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, worker: st
 def test_a_worker_that_hangs_is_ended_and_other_files_keep_flowing(tmp_path: Path, tiny: Path) -> None:
     """Frozen in the middle of a job it is killed after the deadline; both voices come out, the frozen one second."""
     other = write_tiny(tmp_path / "other.pth", seed=7)
-    config = CONFIG.replace("device: cpu", "device: cpu, deadlines: {load: 5s, build: 5s, export: 5s, verify: 5s}")
+    config = CONFIG.replace("device: cpu", "device: cpu, deadlines: {load: 5s, template: 5s, fill: 5s, verify: 5s}")
     with Daemon(tmp_path, config) as daemon:
         daemon.until(daemon.inbox.is_dir)
         daemon.drop(tiny, "frozen.pth")

@@ -19,11 +19,14 @@ from onnx import numpy_helper
 import reference_voices
 from running import Daemon
 from voicekiln import families
+from voicekiln.convert.cache import Cache
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.device import CPU
-from voicekiln.convert.graph import export, noise_nodes
-from voicekiln.convert.verify import open_session, verify
-from voicekiln.families.base import Exportable
+from voicekiln.convert.graph import noise_nodes
+from voicekiln.convert.pipeline import Pipeline
+from voicekiln.convert.reference import References
+from voicekiln.convert.verify import Voice, open_session, verify
+from voicekiln.job import Recipe
 
 QUIET = 1e-20
 LONG = 3000
@@ -83,13 +86,17 @@ def test_half_precision_takes_half_the_room(converted: dict[str, Path]) -> None:
 
 
 @pytest.fixture(scope="module")
-def voice(tmp_path_factory: pytest.TempPathFactory) -> Exportable:
-    """Return the network of one reference voice."""
-    checkpoint = open_checkpoint(
-        reference_voices.write_checkpoint("rvc-v2-40k-f0", tmp_path_factory.mktemp("voice") / "voice.pth")
-    )
-    family, claim = families.choose(checkpoint.outline)
-    return family.build(claim, {name: tensor.clone() for name, tensor in checkpoint.tensors.items()})
+def voice(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the checkpoint of one reference voice."""
+    return reference_voices.write_checkpoint("rvc-v2-40k-f0", tmp_path_factory.mktemp("voice") / "voice.pth")
+
+
+@pytest.fixture(scope="module")
+def fp32(voice: Path) -> Path:
+    """Return the ONNX file that the pipeline makes of it."""
+    pipeline = Pipeline(Cache(voice.parent / "templates"))
+    pipeline.convert(voice, "0" * 64, Recipe("quick", verify="off"), voice.parent, lambda _: None)
+    return voice.parent / "fp32.onnx"
 
 
 @pytest.fixture
@@ -101,11 +108,14 @@ def _all_processors() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("_all_processors")
-def test_thirty_seconds_agree_with_the_network(tmp_path: Path, voice: Exportable) -> None:
+def test_thirty_seconds_agree_with_the_network(voice: Path, fp32: Path) -> None:
     """Phase does not drift apart over a long piece with a long unvoiced gap."""
-    path = tmp_path / "fp32.onnx"
-    path.write_bytes(export(voice, 17).SerializeToString())
-    [fidelity] = verify(path, voice, "fp32", [CPU], (LONG,))
+    checkpoint = open_checkpoint(voice)
+    family, claim = families.choose(checkpoint.outline)
+    exportable = family.build(claim, checkpoint.outline)
+    network = References().load(exportable, checkpoint.tensors)
+    noises = noise_nodes(onnx.load(fp32).graph)
+    [fidelity] = verify(fp32, Voice(exportable, network, noises), "fp32", [CPU], (LONG,))
     assert fidelity.snr_db >= 80
 
 
@@ -130,9 +140,9 @@ def swapped_speaker(model: onnx.ModelProto) -> None:
 
 
 @pytest.mark.parametrize("flaw", [turned_flow, wrong_padding, swapped_speaker])
-def test_the_reference_would_notice(voice: Exportable, flaw: object) -> None:
+def test_the_reference_would_notice(fp32: Path, flaw: object) -> None:
     """Each of the classical mistakes is planted in a right graph and brings it far below the mark."""
-    model = export(voice, 17)
+    model = onnx.load(fp32)
     assert callable(flaw)
     flaw(model)
     assert max(likeness(model, "rvc-v2-40k-f0")) < 30

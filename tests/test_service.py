@@ -29,13 +29,14 @@ from voicekiln.worker.wire import Convert, Looked, Request
 DAY = 86400.0
 
 
-@pytest.fixture(params=[PromptHands, SlowHands], ids=["prompt", "slow"])
+@pytest.fixture(params=[(PromptHands, 1), (SlowHands, 1), (SlowHands, 3)], ids=["prompt", "slow", "three workers"])
 def build(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[..., Kiln]]:
-    """Everything holds with hands that have finished at once, and with such as take their time."""
+    """Everything holds with hands that have finished at once, with such as take their time, and with any workers."""
     built: list[Kiln] = []
+    hands, workers = request.param
 
     def make(*args: Any, **changes: Any) -> Kiln:
-        built.append(Kiln(tmp_path, args[0] if args else good, hands=request.param, **changes))
+        built.append(Kiln(tmp_path, args[0] if args else good, hands=hands, workers=workers, **changes))
         return built[-1]
 
     yield make
@@ -468,7 +469,7 @@ def test_a_full_inbox_does_not_fill_the_disk(build: Callable[..., Kiln]) -> None
     for number in range(30):
         kiln.drop(f"{number}.pth")
     kiln.run(60)
-    assert len(list((kiln.settings.state / "spool").iterdir())) <= 13
+    assert len(list((kiln.settings.state / "spool").iterdir())) <= 2 * kiln.workers + 11
 
 
 def test_an_outbox_that_is_stuck_stops_the_conversions(kiln: Kiln) -> None:
@@ -477,8 +478,8 @@ def test_an_outbox_that_is_stuck_stops_the_conversions(kiln: Kiln) -> None:
     for number in range(12):
         kiln.drop(f"{number}.pth")
     kiln.run(120)
-    assert len(list((kiln.settings.state / "staging").iterdir())) <= 5
-    assert len(list((kiln.settings.state / "spool").iterdir())) <= 5
+    assert len(list((kiln.settings.state / "staging").iterdir())) <= kiln.workers + 3
+    assert len(list((kiln.settings.state / "spool").iterdir())) <= kiln.workers + 3
     (kiln.at / "away").rename(kiln.outbox)
     kiln.run(900)
     assert len(kiln.results()) == 24

@@ -122,6 +122,11 @@ def _parser() -> argparse.ArgumentParser:
     sweep = command("sweep", "remove now what is due for removal", _sweep)
     sweep.add_argument("--dry-run", action="store_true", help="only say what would go, and why")
 
+    templates = command(
+        "templates", "list, build or clear the graphs that voices share", _templates, config_needed=False
+    )
+    templates.add_argument("verb", choices=["list", "build", "clear"], metavar="list|build|clear")
+
     sample = command(
         "sample", "write a valid voice with random weights, to try things out", _sample, config_needed=False
     )
@@ -139,7 +144,7 @@ def _check(options: argparse.Namespace) -> int:
     settings = config.load_prepared(options.config)
     for line in report.settings(settings):
         _say(line)
-    with Desk(settings) as desk:
+    with Desk(settings, settings.templates) as desk:
         ready = desk.greeting()
     for line in report.machine(ready):
         _say(line)
@@ -150,7 +155,7 @@ def _convert(options: argparse.Namespace) -> int:
     settings = _settings_or_defaults(options.config)
     recipe = _recipe(settings, options.recipe, options.precision)
     status = OK
-    with Desk(settings) as desk:
+    with Desk(settings, _templates_folder(options)) as desk:
         for path in options.files:
             out = options.out or path.absolute().parent
             try:
@@ -174,6 +179,14 @@ def _settings_or_defaults(path: Path | None) -> Settings:
     return config.load(path) if path is not None else Settings.in_folder(Path.cwd())
 
 
+def _templates_folder(options: argparse.Namespace) -> Path:
+    """Return the daemon's folder if there is a configuration, else one of the user's own."""
+    if options.config is not None:
+        return config.load(options.config).templates
+    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(caches, "voicekiln", "templates")
+
+
 def _recipe(settings: Settings, name: str | None, precision: str | None) -> Recipe:
     recipe = settings.recipes.get(name or "default")
     if recipe is None:
@@ -184,7 +197,7 @@ def _recipe(settings: Settings, name: str | None, precision: str | None) -> Reci
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    with Desk(_settings_or_defaults(options.config)) as desk:
+    with Desk(_settings_or_defaults(options.config), _templates_folder(options)) as desk:
         try:
             looked = desk.inspect(options.file)
         except Refusal as refusal:
@@ -282,11 +295,25 @@ def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     return OK
 
 
+def _templates(options: argparse.Namespace) -> int:
+    settings = _settings_or_defaults(options.config)
+    folder = _templates_folder(options)
+    try:
+        with Desk(settings, folder) as desk:
+            found = desk.templates(options.verb, tuple(settings.recipes.values()))
+    except NotDoneError as error:
+        _tell_failure(folder, error)
+        return NOT_DONE
+    for line in report.templates(folder, found):
+        _say(line)
+    return OK
+
+
 def _sample(options: argparse.Namespace) -> int:
     target = options.folder / "sample.pth"
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
-        with Desk(_settings_or_defaults(options.config)) as desk:
+        with Desk(_settings_or_defaults(options.config), _templates_folder(options)) as desk:
             desk.sample(target)
     except (NotDoneError, OSError) as error:
         _tell_failure(target, error)

@@ -19,13 +19,13 @@ import yaml
 from voicekiln import fences, values
 from voicekiln.errors import ConfigError, plain
 from voicekiln.folders.names import fold
-from voicekiln.job import INTERFACES, OPSETS, Recipe
+from voicekiln.job import INTERFACES, OPSETS, VERIFY, Recipe
 from voicekiln.settings import FOLDERS, Recipes, Settings
 
 _Section = TypeVar("_Section")
 _NO_KEYS = ("beside",)
 """Fields of settings that are not read from the file."""
-_RECIPE_KEYS = ("precision", "opset", "interface")
+_RECIPE_KEYS = ("precision", "opset", "interface", "verify")
 
 
 def load(path: Path) -> Settings:
@@ -177,6 +177,8 @@ class _File:
                         recipe = replace(recipe, opset=values.whole(text, OPSETS))
                     case "interface":
                         recipe = replace(recipe, interface=values.one_of(text, INTERFACES))
+                    case "verify":
+                        recipe = replace(recipe, verify=values.one_of(text, VERIFY))
             except ValueError as error:
                 self._problem(_under(at, key), str(error))
         return recipe

@@ -25,7 +25,11 @@ INTERFACES: tuple[Interface, ...] = get_args(Interface)
 OPSETS = range(17, 21)
 """The ONNX operator sets that can be asked for; 17 is the first with LayerNormalization, 20 the exporter's last."""
 
-Stage = Literal["load", "build", "export", "halve", "verify"]
+Verify = Literal["full", "quick", "off"]
+"""How long a file runs beside the PyTorch network before it is published; `off`: not at all."""
+VERIFY: tuple[Verify, ...] = get_args(Verify)
+
+Stage = Literal["load", "template", "fill", "verify"]
 """The steps of a conversion in the worker, in their order; each has a deadline of its own."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
 
@@ -58,11 +62,17 @@ class Recipe:
     precisions: tuple[Precision, ...] = ("fp32",)
     opset: int = 17
     interface: Interface = "rvc"
+    verify: Verify = "full"
 
     @property
     def fingerprint(self) -> str:
-        """Equal for recipes that make equal files, whatever their name."""
-        facts = {"precisions": sorted(self.precisions), "opset": self.opset, "interface": self.interface}
+        """Equal for recipes that make equal files of equal standing, whatever their name."""
+        facts = {
+            "precisions": sorted(self.precisions),
+            "opset": self.opset,
+            "interface": self.interface,
+            "verify": self.verify,
+        }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -75,7 +85,7 @@ class Job:
     source: Path
     """The spooled copy; read only."""
     staging: Path
-    """An empty folder of this job's own, the only place where the worker writes."""
+    """An empty folder of this job's own, the only place where a conversion writes but for the kept templates."""
     sha256: str
     """Of the source."""
     recipe: Recipe
@@ -121,7 +131,7 @@ class OnnxFile:
     inputs: tuple[Port, ...]
     outputs: tuple[Port, ...]
     fidelity: tuple[Fidelity, ...]
-    """One per execution provider."""
+    """One per execution provider; none if the recipe does without verification."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,8 +240,8 @@ def _onnx_file(raw: object) -> OnnxFile:
     if facts["precision"] not in PRECISIONS or facts["name"] != f"{facts['precision']}.onnx":
         raise ValueError("a file of an unknown precision or name")
     fidelity = tuple(_fidelity(f) for f in facts["fidelity"])
-    if not fidelity or not all(f.snr_db >= f.wanted_db for f in fidelity):
-        raise ValueError("a file that was not verified")
+    if not all(f.snr_db >= f.wanted_db for f in fidelity):
+        raise ValueError("a file that is not faithful")
     return OnnxFile(
         name=facts["name"],
         precision=facts["precision"],

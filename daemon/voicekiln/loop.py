@@ -146,7 +146,10 @@ class _Loop:
         homes = Homes.of(settings)
         hands = ThreadHands(self._bell.ring, EXPECTED)
         common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
-        keepers = [hire(settings.worker, device, self._bell.ring) for device in devices(settings.worker.device)]
+        keepers = [
+            hire(settings.worker, device, settings.templates, self._bell.ring)
+            for device in devices(settings.worker.device)
+        ]
         self._service = Service(common, keepers, Notifier.from_env(os.environ))
         self._log = log
 

@@ -1,4 +1,4 @@
-"""One file, no folders to watch: what the commands `convert`, `inspect`, `sample` and `check` ask of a worker.
+"""No folders to watch: what the commands `convert`, `inspect`, `sample`, `templates` and `check` ask of a worker.
 
 The same steps as the daemon's, one after the other: the source is copied and hashed, a worker does the work in its
 own process, and the result is written beside its final name and renamed. There is no ledger; a file in the way that
@@ -12,9 +12,9 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Self
+from typing import Any, Literal, Self
 
 from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
@@ -25,9 +25,9 @@ from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.voices import Published
 from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Stage
 from voicekiln.settings import Settings
-from voicekiln.supervisor.hiring import devices, hire
+from voicekiln.supervisor.hiring import HERE, devices, hire
 from voicekiln.worker.keeper import At, Ended
-from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample
+from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample, Templates
 
 _JOB = f"oneoff{os.getpid()}"
 
@@ -39,10 +39,11 @@ class NotDoneError(Exception):
 class Desk:
     """A worker for commands, kept warm from one file to the next."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, templates: Path) -> None:
+        """No process is started yet; `templates` is the folder in which it keeps the graphs that voices share."""
         self._settings = settings
         self._wake = threading.Event()
-        self._worker = hire(settings.worker, devices(settings.worker.device)[0], self._wake.set)
+        self._worker = hire(settings.worker, devices(settings.worker.device)[0], templates, self._wake.set)
 
     def __enter__(self) -> Self:
         return self
@@ -65,7 +66,7 @@ class Desk:
             staging.mkdir()
             spooled, source = self._take(path, Path(folder))
             job = Job(_JOB, source, staging, spooled.sha256, recipe)
-            ending = self._ask(Convert(job), entered)
+            ending = self._ask(Convert(job, HERE.cores()), entered)
             if not isinstance(ending, Converted):
                 raise NotDoneError("the worker answered something else")
             origin = sidecar.Origin(PurePosixPath(path.name), spooled.sha256, spooled.bytes, time.time())
@@ -87,6 +88,13 @@ class Desk:
     def sample(self, target: Path) -> None:
         """Write a voice with random weights. Raises as `convert` does."""
         self._ask(Sample(_JOB, target.absolute()), lambda _: None)
+
+    def templates(self, verb: Literal["list", "build", "clear"], recipes: Sequence[Recipe]) -> dict[str, Any]:
+        """List, make or remove templates; return what there is now. Raises as `convert` does."""
+        looked = self._ask(Templates(_JOB, verb, tuple(recipes)), lambda _: None)
+        if not isinstance(looked, Looked):
+            raise NotDoneError("the worker answered something else")
+        return looked.model
 
     def greeting(self) -> Ready:
         """Start the worker and return what it runs on. Raises as `convert` does."""

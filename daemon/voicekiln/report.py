@@ -12,7 +12,7 @@ from voicekiln.folders.sidecar import utc
 from voicekiln.folders.sweep import Item
 from voicekiln.folders.voices import Voice
 from voicekiln.folders.watch import file_system
-from voicekiln.job import Conversion, Converted, Refused
+from voicekiln.job import Conversion, Converted, OnnxFile, Refused
 from voicekiln.settings import Settings, span
 from voicekiln.worker.wire import Ready
 
@@ -31,7 +31,8 @@ def settings(understood: Settings) -> Iterator[str]:
     for recipe in understood.recipes.values():
         what = " and ".join(recipe.precisions)
         folder = "" if recipe.name == "default" else f", for the folder {recipe.name}/"
-        yield f"recipe  {recipe.name}: {what}, opset {recipe.opset}, interface {recipe.interface}{folder}"
+        made = f"opset {recipe.opset}, interface {recipe.interface}, verify {recipe.verify}"
+        yield f"recipe  {recipe.name}: {what}, {made}{folder}"
     sweep = understood.sweep
     yield (
         f"sweep   every {span(sweep.every)}; lifetimes: sources {span(sweep.sources)}, "
@@ -46,6 +47,20 @@ def machine(ready: Ready) -> Iterator[str]:
         yield f"        no GPU is used: {why}"
     yield f"onnx    execution providers: {', '.join(map(str, ready.device.get('providers', ())))}"
     yield "with    " + ", ".join(f"{name} {version}" for name, version in ready.versions.items())
+
+
+def templates(folder: Path, found: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the templates that are kept, or how many were removed."""
+    if (removed := found.get("removed")) is not None:
+        yield f"{folder}: {removed} removed; each is made again when a voice needs it"
+        return
+    kept = sorted(found.get("templates", ()), key=lambda facts: (str(facts.get("title")), str(facts["file"])))
+    yield f"{folder}: {len(kept)} kept, {sum(facts['bytes'] for facts in kept) / _MB:.1f} MB"
+    for facts in kept:
+        what = f"{facts.get('title', facts['file'])}"
+        if "precision" in facts:
+            what += f", {facts['precision']} (computes in {facts['arithmetic']}), opset {facts['opset']}"
+        yield f"  {facts['state']:<9} {what}"
 
 
 def model(path: Path, facts: Mapping[str, Any], notes: Sequence[str]) -> Iterator[str]:
@@ -63,12 +78,17 @@ def conversion(path: Path, done: Conversion, files: Sequence[Path]) -> Iterator[
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in done.seconds.items())
     yield f"{path}: converted ({seconds})"
     for file in done.files:
-        worst = min(file.fidelity, key=lambda f: f.snr_db)
-        yield f"  {file.precision}: {file.bytes / _MB:.1f} MB, {worst.snr_db:.1f} dB from the original network"
+        yield f"  {file.precision}: {file.bytes / _MB:.1f} MB, {_fidelity(file)}"
     for note in done.notes:
         yield f"  note: {note}"
     for file_path in files:
         yield f"  -> {file_path}"
+
+
+def _fidelity(file: OnnxFile) -> str:
+    if not file.fidelity:
+        return "not verified"
+    return f"{min(f.snr_db for f in file.fidelity):.1f} dB from the original network"
 
 
 def status(ledger: Ledger, *, running: bool) -> Iterator[str]:
@@ -118,8 +138,9 @@ def _why(voice: Voice) -> str:
         case Refused(refusal):
             return refusal.text
         case Converted(done):
-            worst = min((f.snr_db for file in done.files for f in file.fidelity), default=0.0)
-            return f"{done.model.get('family')} {done.model.get('version')}, verified ({worst:.0f} dB)"
+            found = [f.snr_db for file in done.files for f in file.fidelity]
+            verified = f"verified ({min(found):.0f} dB)" if found else "not verified"
+            return f"{done.model.get('family')} {done.model.get('version')}, {verified}"
         case None:
             return ""
 

@@ -20,6 +20,7 @@ from voicekiln.settings import Settings
 from voicekiln.supervisor.common import Common, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
+from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.supervisor.intake import Intake
 from voicekiln.supervisor.recovery import clear_litter, recover
 from voicekiln.supervisor.sweeping import Sweeper
@@ -33,17 +34,17 @@ LONGEST_NAP_S = 5.0
 
 STOP_HANDS_S = 20.0
 STOP_WORKER_S = 5.0
-"""How long a clean stop waits for a copy that is under way, and for the worker at each rung of its ladder."""
+"""How long a clean stop waits for a copy that is under way, and for each worker that does not leave at once."""
 
 
 class Service:
     """See the module."""
 
-    def __init__(self, common: Common, keepers: Sequence[Keeper], notifier: Notifier) -> None:
-        """Pick up what a former daemon left; `keepers` are the workers, one per device."""
+    def __init__(self, common: Common, keepers: Sequence[Keeper], notifier: Notifier, machine: Machine = HERE) -> None:
+        """Pick up what a former daemon left; `keepers` are the workers, which share `machine` among them."""
         self.common = common
-        self.intake = Intake(common)
-        self.dispatch = Dispatch(common, keepers)
+        self.intake = Intake(common, workers=len(keepers))
+        self.dispatch = Dispatch(common, keepers, machine)
         self.post = Post(common)
         self.sweeper = Sweeper(common)
         self._notifier = notifier
@@ -105,12 +106,12 @@ class Service:
         counts = self.common.ledger.counts()
         waiting = sum(counts.get(s, 0) for s in (State.SETTLING, State.INCOMPLETE, State.QUEUED))
         parts = [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
-        parts += [
-            f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
-        ]
         if (stuck := self.common.hands.stuck()) is not None:
             parts.append(f"still {stuck}")
         parts += [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
+        parts += [  # last, because it is many with many workers, and systemd shows so much of a line and no more
+            f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
+        ]
         return ", ".join(parts)
 
     def _clear_litter(self) -> None:
@@ -136,7 +137,7 @@ class Service:
         if not self._said_ready and (self.intake.knows or self.common.away):
             self._said_ready = True
             self._notifier.ready()
-            self.common.log.info("service.ready", status=status)
+            self.common.log.info("service.ready", status=status, workers=len(self.dispatch.benches))
         if status != self._status:
             self._status = status
             self._notifier.status(status)

@@ -83,9 +83,8 @@ class Deadlines:
 
     start: Seconds = 180.0
     load: Seconds = 120.0
-    build: Seconds = 120.0
-    export: Seconds = 600.0
-    halve: Seconds = 300.0
+    template: Seconds = 600.0
+    fill: Seconds = 300.0
     verify: Seconds = 600.0
 
 
@@ -172,6 +171,11 @@ class Settings:
     log: Log = field(default_factory=Log)
     beside: frozenset[str] = frozenset(FOLDERS)
     """Those of `FOLDERS` that were given relative to the configuration file; they are made where they are missing."""
+
+    @property
+    def templates(self) -> Path:
+        """Where the graphs that voices share are kept; whatever is lost of them is made again."""
+        return self.state / "templates"
 
     @classmethod
     def in_folder(cls, folder: Path) -> Settings:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
+import onnx
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from voicekiln.convert import verify
+from voicekiln.convert.graph import export, noise_nodes, with_numbers
+from voicekiln.convert.reference import load
 from voicekiln.families.base import Exportable
+from voicekiln.families.weights import rules
 from voicekiln.job import Port
 from voicekiln.nets.noise import Noise
 from voicekiln.nets.source import SourceModuleHnNSF
@@ -18,6 +25,9 @@ from voicekiln.nets.source import SourceModuleHnNSF
 HOP = 40
 FEATURES = 12
 SOURCE = "dec.m_source"
+
+Numbers = Mapping[str, torch.Tensor]
+"""A checkpoint's tensors by name."""
 
 
 class Decoder(nn.Module):
@@ -78,11 +88,14 @@ def sample(frames: int, rng: np.random.Generator) -> dict[str, NDArray[Any]]:
     return {"phone": phone, "phone_lengths": np.array([frames]), "pitchf": f0}
 
 
-def voice(module: nn.Module | None = None, seed: int = 0, **changed: Any) -> Exportable:
+def voice(module: nn.Module | None = None, **changed: Any) -> Exportable:
     """Return a small voice ready for export; a module of one's own must take the same inputs."""
-    torch.manual_seed(seed)
-    made = Exportable(
-        module=(module or Voice()).eval(),
+    made = (module or Voice()).eval().requires_grad_(requires_grad=False).to("meta")
+    described = Exportable(
+        graph_key="small",
+        title="a small voice",
+        module=made,
+        weights=rules(made.state_dict()),
         inputs=(
             Port("phone", "float32", (1, "frames", FEATURES)),
             Port("phone_lengths", "int64", (1,)),
@@ -96,7 +109,7 @@ def voice(module: nn.Module | None = None, seed: int = 0, **changed: Any) -> Exp
         in_float32=SOURCE,
         noises=(f"{SOURCE}.l_sin_gen.noise",),
     )
-    return replace(made, **changed)
+    return replace(described, **changed)
 
 
 def two_noises() -> Exportable:
@@ -108,3 +121,40 @@ def two_noises() -> Exportable:
         in_float32=None,
         noises=("first", "second"),
     )
+
+
+def numbers(seed: int = 0) -> Numbers:
+    """Return a small voice's own weights, as in a checkpoint."""
+    torch.manual_seed(seed)
+    return {name: tensor.clone() for name, tensor in Voice().state_dict().items()}
+
+
+def graph(exportable: Exportable | None = None, opset: int = 17) -> onnx.ModelProto:
+    """Return a copy of the network's graph, of the small voice's by default; that one is traced once for all tests."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(_graph(opset) if exportable is None else export(exportable, opset))
+    return copy
+
+
+@cache
+def _graph(opset: int) -> onnx.ModelProto:
+    return export(voice(), opset)
+
+
+def whole(model: onnx.ModelProto, weights: Numbers) -> onnx.ModelProto:
+    """Return a copy of a graph with numbers in it, rounded by NumPy where the graph wants them rounded."""
+    full = onnx.ModelProto()
+    full.CopyFrom(model)
+    for tensor in full.graph.initializer:
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        largest = np.finfo(dtype).max
+        array = np.clip(weights[tensor.name].float().numpy(), -largest, largest).astype(dtype)
+        tensor.raw_data = array.tobytes()
+    return full
+
+
+def asked(exportable: Exportable, weights: Numbers, model: onnx.ModelProto) -> verify.Voice:
+    """Return what a file that was made from `model` has to sound like."""
+    network = with_numbers(exportable)
+    load(network, exportable, weights)
+    return verify.Voice(exportable, network, noise_nodes(model.graph))

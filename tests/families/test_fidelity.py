@@ -68,7 +68,7 @@ def _no_flips(module: Any, _run: dict[str, Any]) -> None:
 
 def _padding(module: Any, _run: dict[str, Any]) -> None:
     conv = module.dec.resblocks[0].convs1[2]  # as if the dilation had been forgotten; the length stays
-    conv.padding, conv.dilation = (1,), (1,)
+    conv.padding, conv.dilation = (0, 1), (1, 1)
 
 
 def _window(module: Any, _run: dict[str, Any]) -> None:

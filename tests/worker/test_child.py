@@ -250,6 +250,30 @@ def bench() -> Iterator[Bench]:
     bench.worker.close(5.0)
 
 
+@pytest.mark.parametrize(("limit", "used"), [(None, [3, 1, 4]), ("2", [2, 1, 2])])
+def test_it_uses_as_many_cores_as_it_is_given(tmp_path: Path, limit: str | None, used: list[int]) -> None:
+    """Anew with each job; OMP_NUM_THREADS, which a person may have set, caps it."""
+    body = """
+        from contextlib import suppress
+        import torch
+        from voicekiln.errors import Refusal
+        from voicekiln.job import Job, Recipe
+        from voicekiln.worker.child import _workshop
+
+        work, _ = _workshop(8 * 10**9, Path(sys.argv[1]))
+        Path(sys.argv[1], "empty.pth").touch()
+        for threads in (3, 1, 4):
+            job = Job("j", Path(sys.argv[1], "empty.pth"), Path(sys.argv[1]), "0" * 64, Recipe("default"))
+            with suppress(Refusal):
+                work(Convert(job, threads), lambda _: None)
+            print(torch.get_num_threads())
+    """
+    env = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    env |= {} if limit is None else {"OMP_NUM_THREADS": limit}
+    with python(body, str(tmp_path), env=env) as process:
+        assert [int(line) for line in process.communicate(timeout=120)[0].split()] == used
+
+
 class TestRealWorker:
     """The real process, with all that it imports."""
 
@@ -271,7 +295,7 @@ class TestRealWorker:
         """The files lie in the staging folder as it says, for nobody else to read."""
         source = write_tiny(tmp_path / "voice.pth")
         request = convert(tmp_path, recipe=Recipe("both", ("fp32", "fp16")))
-        request = Convert(replace(request.job, source=source))
+        request = replace(request, job=replace(request.job, source=source))
         bench.worker.begin(request, time.monotonic())
         events = bench.until(has(Ended), 120)
         got = ending(events)
@@ -299,7 +323,7 @@ class TestRealWorker:
             from pathlib import Path
             from voicekiln.worker.parent import Worker
             worker = Worker(device="cpu", deadlines={{"start": 60, "load": 60}}, idle_s=60, memory_bytes=8 * 10**9,
-                            wake=lambda: None)
+                            templates=Path("/nowhere"), wake=lambda: None)
             worker.begin(Inspect("look", Path({str(tmp_path)!r})), time.monotonic())
             print(worker.poll(time.monotonic())[0].pid, flush=True)
             time.sleep(60)

@@ -172,6 +172,7 @@ class TestWorker(KeeperContract):
         return Worker(
             command=stub(tmp_path, STUB),
             device="cpu",
+            templates=tmp_path / "templates",
             deadlines={"start": 5.0} | dict.fromkeys(STAGES, 5.0),
             idle_s=idle_s,
             memory_bytes=10**9,

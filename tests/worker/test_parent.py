@@ -27,7 +27,7 @@ GOOD = """
     while True:
         job = hear()
         say("entered", id=job, stage="load")
-        say("entered", id=job, stage="export")
+        say("entered", id=job, stage="fill")
         finish(job)
 """
 
@@ -59,7 +59,7 @@ class TestGoodWorker:
         events = bench(GOOD).run(convert(tmp_path))
         kinds = [type(event) for event in events]
         assert kinds == [Started, Ready, At, At, Ended]
-        assert [event.stage for event in events if isinstance(event, At)] == ["load", "export"]
+        assert [event.stage for event in events if isinstance(event, At)] == ["load", "fill"]
         assert isinstance(ending(events), Converted)
 
     def test_the_process_is_kept_warm(self, bench: MakeBench, tmp_path: Path) -> None:
@@ -204,11 +204,11 @@ class TestBadWorker:
     def test_a_stage_that_hangs_is_ended_by_its_deadline(self, bench: MakeBench, tmp_path: Path) -> None:
         """The stage and its limit are named."""
         worker = bench(
-            'ready()\njob = hear()\nsay("entered", id=job, stage="export")\nhang()\n',
+            'ready()\njob = hear()\nsay("entered", id=job, stage="fill")\nhang()\n',
             stage_s=0.2,
         )
         events = worker.run(convert(tmp_path))
-        assert ending(events) == Lost("stage export took longer than 0.2 s")
+        assert ending(events) == Lost("stage fill took longer than 0.2 s")
         assert not exists(pid_of(events))
 
     def test_a_request_that_is_never_taken_up_has_a_deadline_too(self, bench: MakeBench, tmp_path: Path) -> None:

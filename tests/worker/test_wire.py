@@ -51,7 +51,7 @@ def finished() -> bytes:
 def test_requests_come_out_as_they_went_in(tmp_path: Path) -> None:
     """Also paths that are no UTF-8."""
     requests: list[Request] = [
-        Convert(job(tmp_path)),
+        Convert(job(tmp_path), threads=3),
         Inspect("i", tmp_path / "v\udcff.pth"),
         Sample("s", tmp_path / "x"),
     ]
@@ -63,7 +63,7 @@ def test_answers_come_out_as_they_went_in(tmp_path: Path) -> None:
     """Every kind of them."""
     answers: list[Answer] = [
         Ready({"kind": "cpu"}, {"torch": "2"}),
-        Entered("j1", "export"),
+        Entered("j1", "template"),
         Finished("j1", converted(job(tmp_path)).conversion),
         Looked("j1", {"speakers": 3, "f0": True}, ("a note",)),
         Troubled("j1", "disk full", outside=True),
@@ -163,6 +163,15 @@ def test_a_message_beyond_the_limit_is_not_written() -> None:
         encode(Looked("j", {"x": "y" * MAX_LINE}, ()))
     with pytest.raises(WireError):
         encode(Looked("j", {"x": float("nan")}, ()))
+
+
+@pytest.mark.parametrize("threads", [0, -1, 1.5, True, "2", None, [2]])
+def test_a_number_of_threads_is_a_number(tmp_path: Path, threads: object) -> None:
+    """The libraries would take other values for all cores, or crash."""
+    body = json.loads(encode(Convert(job(tmp_path), threads=3)))
+    assert body["threads"] == 3
+    with pytest.raises(WireError):
+        decode_request(json.dumps(body | {"threads": threads}).encode())
 
 
 def test_an_unreadable_request_is_an_error() -> None:

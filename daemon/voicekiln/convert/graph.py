@@ -1,22 +1,23 @@
-"""From a PyTorch network to an ONNX graph that says exactly what the network does, and nothing about this machine.
+"""From a PyTorch network to an ONNX graph without numbers, that says exactly what the network does.
 
 The TorchScript exporter traces a short input; the interface (names, order, types, the dynamic axis) is dictated by
-the `Exportable` and compared afterwards. Weights stay as they are in the network, under its names: with weight norm
-folded beforehand and constant folding off there is nothing that the exporter could compute from them. Equal inputs
-give equal bytes, so the noise in the graph has fixed seeds.
+the `Exportable` and compared afterwards. The weights are left out and declared by name, shape and type alone: one
+graph serves all voices of an architecture (`fill` puts the numbers in). That nothing else in the graph depends on
+them is proven: it is traced twice, with other numbers, and has to come out the same. Equal networks give equal
+bytes, so the noise in the graph has fixed seeds.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
 import onnx
 import torch
-from onnx import numpy_helper
 from torch.jit._trace import TracerWarning
 
 from voicekiln import __version__
@@ -36,26 +37,40 @@ class BadGraphError(Exception):
 
 
 def export(exportable: Exportable, opset: int) -> onnx.ModelProto:
-    """Return the float32 graph of the network with its weights in it, checked against the network's interface.
+    """Return the float32 graph of the network, its weights declared but without numbers.
 
     Raises:
-        BadGraphError: if the graph is not what the network's description says.
+        BadGraphError: if the graph is not what the network's description says, or depends on the weights' numbers.
     """
-    model = onnx.load_from_string(_trace(exportable, opset))
-    _tidy(model)
-    _seed(model.graph)
-    _check_interface(model.graph, exportable)
-    _check_weights(model.graph, exportable.module)
-    _check_noise(model.graph, exportable)
-    onnx.checker.check_model(model, full_check=True)
+    model, other = (_traced(exportable, opset, seed) for seed in (1, 2))
+    if model.SerializeToString(deterministic=True) != other.SerializeToString(deterministic=True):
+        raise BadGraphError("the graph depends on the numbers of the weights")
     return model
 
 
-def stamp(model: onnx.ModelProto, facts: Mapping[str, str]) -> None:
-    """Write `facts` into the model's metadata, in place of what is there."""
-    del model.metadata_props[:]
-    for key, value in sorted(facts.items()):
-        model.metadata_props.add(key=key, value=value)
+def with_numbers(exportable: Exportable) -> torch.nn.Module:
+    """Return a copy of the network on the CPU, in float32, whose weights and buffers have yet to be set."""
+    module: torch.nn.Module = copy.deepcopy(exportable.module).to_empty(device="cpu")
+    return module
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Check a graph without numbers by ONNX's own rules, types and shapes included.
+
+    Raises:
+        BadGraphError: if it breaks them.
+    """
+    whole = onnx.ModelProto()
+    whole.CopyFrom(model)
+    whole.graph.input.extend(
+        onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims)
+        for tensor in model.graph.initializer
+    )
+    del whole.graph.initializer[:]
+    try:
+        onnx.checker.check_model(whole, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise BadGraphError(str(error)[:300]) from error
 
 
 def ports(values: Iterable[onnx.ValueInfoProto]) -> tuple[Port, ...]:
@@ -74,8 +89,27 @@ def _axis(dim: onnx.TensorShapeProto.Dimension) -> str | int:
     return dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?"
 
 
-def _trace(exportable: Exportable, opset: int) -> bytes:
-    """Run the exporter on a short input and return the bytes that it makes."""
+def _traced(exportable: Exportable, opset: int, seed: int) -> onnx.ModelProto:
+    """Trace the network with random numbers and return the graph without them, checked."""
+    module = with_numbers(exportable)
+    rng = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for tensor in module.state_dict().values():
+            tensor.uniform_(-0.1, 0.1, generator=rng)
+    model = onnx.load_from_string(_trace(exportable, module, opset))
+    _declare_weights(model.graph, module, exportable)
+    merge_equal_nodes(model.graph, exportable.in_float32)
+    _sign(model)
+    _seed(model.graph)
+    _check_interface(model.graph, exportable)
+    _check_constants(model.graph)
+    _check_noise(model.graph, exportable)
+    check(model)
+    return model
+
+
+def _trace(exportable: Exportable, module: torch.nn.Module, opset: int) -> bytes:
+    """Run the exporter on a short input and return the bytes that it makes; the weights are inputs of the graph."""
     sample = exportable.sample(TRACED_FRAMES, np.random.default_rng(0))
     arguments = tuple(torch.from_numpy(sample[port.name]) for port in exportable.inputs)
     named = {port.name: port for port in (*exportable.inputs, *exportable.outputs)}
@@ -87,13 +121,13 @@ def _trace(exportable: Exportable, opset: int) -> bytes:
     with warnings.catch_warnings(record=True) as caught, torch.no_grad():
         warnings.simplefilter("always")
         torch.onnx.export(
-            exportable.module,
+            module,
             arguments,
             buffer,  # type: ignore[arg-type]  # the TorchScript exporter takes open files, its stub does not say so
             dynamo=False,
             opset_version=opset,
             do_constant_folding=False,
-            keep_initializers_as_inputs=True,  # else weights that happen to be equal become one; see _tidy
+            export_params=False,
             input_names=[port.name for port in exportable.inputs],
             output_names=[port.name for port in exportable.outputs],
             dynamic_axes={name: labels for name, labels in axes.items() if labels},
@@ -114,11 +148,57 @@ def _heed(caught: Iterable[warnings.WarningMessage]) -> None:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
-def _tidy(model: onnx.ModelProto) -> None:
-    """Say who made the file, and take the weights from among the inputs."""
-    weights = {tensor.name for tensor in model.graph.initializer}
-    for value in [value for value in model.graph.input if value.name in weights]:
-        model.graph.input.remove(value)
+def _declare_weights(graph: onnx.GraphProto, module: torch.nn.Module, exportable: Exportable) -> None:
+    """Turn the weights from inputs into initializers without numbers, in the order of the network.
+
+    Raises:
+        BadGraphError: if they are not exactly the weights of the network.
+    """
+    weights = module.state_dict()
+    found = {value.name: value for value in graph.input[len(exportable.inputs) :]}
+    if graph.initializer or found.keys() != weights.keys() or weights.keys() != exportable.weights.keys():
+        strange = sorted(found.keys() ^ weights.keys() | weights.keys() ^ exportable.weights.keys())
+        raise BadGraphError(f"the graph's initializers are not the weights of the network: {strange[:3]}")
+    del graph.input[len(exportable.inputs) :]
+    for name, weight in weights.items():
+        declared = ports([found[name]])[0]
+        if (declared.dtype, declared.axes) != ("float32", tuple(weight.shape)):
+            raise BadGraphError(f"initializer {name} is {declared}, the weight has the shape {tuple(weight.shape)}")
+        graph.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=weight.shape)
+
+
+def merge_equal_nodes(graph: onnx.GraphProto, in_float32: str | None) -> None:
+    """Let each value be computed once: of nodes that do the same with the same inputs, the first stays.
+
+    ONNX Runtime takes the longer to open a file the more nodes and constants there are. What lies inside of the
+    submodule `in_float32` is not shared with the rest, so that it can have another precision.
+    """
+    inside = scope(in_float32) if in_float32 else None
+    outputs = {value.name for value in graph.output}
+    first: dict[tuple[object, ...], onnx.NodeProto] = {}
+    renamed: dict[str, str] = {}
+    kept = []
+    for node in graph.node:
+        node.input[:] = [renamed.get(name, name) for name in node.input]
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
+        apart = inside is not None and node.name.startswith(inside)
+        same = first.setdefault((node.op_type, *node.input, *attributes, len(node.output), apart), node)
+        if same is node or node.op_type.startswith("Random") or outputs.intersection(node.output):
+            kept.append(node)
+        else:
+            renamed |= zip(node.output, same.output, strict=True)
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in kept]
+    del graph.node[:]
+    graph.node.extend(copies)
+
+
+def scope(module: str) -> str:
+    """Return what the names of a submodule's nodes begin with."""
+    return "/" + module.replace(".", "/") + "/"
+
+
+def _sign(model: onnx.ModelProto) -> None:
+    """Say who made the file."""
     model.producer_name = "voicekiln"
     model.producer_version = __version__
     model.graph.name = "voice"
@@ -148,13 +228,8 @@ def _check_interface(graph: onnx.GraphProto, exportable: Exportable) -> None:
         raise BadGraphError(f"one dynamic axis is wanted, there are {sorted(dynamic)}")
 
 
-def _check_weights(graph: onnx.GraphProto, module: torch.nn.Module) -> None:
-    """Every initializer bears the name and the very bits of a weight; nothing else in the graph is long."""
-    weights = dict(module.named_parameters()) | dict(module.named_buffers())
-    for tensor in graph.initializer:
-        weight = weights.get(tensor.name)
-        if weight is None or numpy_helper.to_array(tensor).tobytes() != weight.detach().numpy().tobytes():
-            raise BadGraphError(f"initializer {tensor.name} is no weight of the network")
+def _check_constants(graph: onnx.GraphProto) -> None:
+    """Nothing in the graph is long but the weights."""
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("t") and np.prod(attribute.t.dims) > MAX_CONSTANT:

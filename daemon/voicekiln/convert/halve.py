@@ -1,4 +1,4 @@
-"""From a float32 graph to a half-precision one whose phase is still float32.
+"""From a float32 graph without numbers to a half-precision one whose phase is still float32.
 
 onnxconverter-common does the work, on everything but the nodes that lead to the source module's output: half a
 phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ruled out on the graph itself
@@ -7,8 +7,8 @@ phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ru
 Where half arithmetic is not good enough (the caller finds out), `store_as_half` keeps the numbers in half precision
 and the arithmetic in float32: the same size, nothing gained in speed, and errors of the rounded weights only.
 
-Weights round to the nearest half number, zero included: the converter's own default would push every weight under
-1e-7 away from zero. What exceeds the largest half number is set to that; the verification judges what it costs.
+Only types change here; the numbers are rounded when they are filled in (`fill`). The few constants of the graph
+round to the nearest half number, zero included: the converter's own default would push those under 1e-7 away from it.
 """
 
 from __future__ import annotations
@@ -16,12 +16,11 @@ from __future__ import annotations
 import warnings
 from typing import Final
 
-import numpy as np
 import onnx
-from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxconverter_common import float16
 
-from voicekiln.convert.graph import BadGraphError, noise_nodes, ports
+from voicekiln.convert.graph import BadGraphError, check, noise_nodes, ports, scope
 
 LARGEST_HALF: Final = 65504.0
 
@@ -54,7 +53,7 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
     _mend(half.graph, casts)
     if ports(half.graph.input) != ports(model.graph.input) or ports(half.graph.output) != ports(model.graph.output):
         raise BadGraphError("the half-precision graph has other inputs or outputs")
-    onnx.checker.check_model(half, full_check=True)
+    check(half)
     if in_float32 is not None:
         assert_source_in_float32(half, in_float32)
     return half
@@ -71,8 +70,7 @@ def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:
     kept = {name for node in copy.graph.node if node.name in path for name in node.input}
     stored = [t for t in copy.graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in kept]
     for tensor in stored:
-        values = np.clip(numpy_helper.to_array(tensor), -LARGEST_HALF, LARGEST_HALF).astype(np.float16)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+        tensor.data_type = TensorProto.FLOAT16
     whole = {tensor.name: f"{tensor.name}.float32" for tensor in stored}
     for node in copy.graph.node:
         node.input[:] = [whole.get(name, name) for name in node.input]
@@ -83,7 +81,7 @@ def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:
     nodes = [*casts, *copy.graph.node]
     del copy.graph.node[:]
     copy.graph.node.extend(nodes)
-    onnx.checker.check_model(copy, full_check=True)
+    check(copy)
     if in_float32 is not None:
         assert_source_in_float32(copy, in_float32)
     return copy
@@ -97,9 +95,8 @@ def source_path(graph: GraphProto, module: str | None) -> set[str]:
     """
     if module is None:
         return set()
-    scope = "/" + module.replace(".", "/") + "/"
     # A cast within the scope counts only if it leads to something there: the last one leads out.
-    todo = [node for node in graph.node if node.name.startswith(scope) and node.op_type != "Cast"]
+    todo = [node for node in graph.node if node.name.startswith(scope(module)) and node.op_type != "Cast"]
     if not todo:
         raise BadGraphError(f"no node of {module} in the graph")
     makers = {name: node for node in graph.node for name in node.output}

@@ -8,6 +8,7 @@ and followed on a stack of plain texts, numbers and blanks, just far enough to k
 
 from __future__ import annotations
 
+import io
 import os
 import pickletools
 import re
@@ -83,7 +84,8 @@ def read(stream: BinaryIO) -> Reading:
         Damaged: if it breaks off or makes no sense.
     """
     follower = _Follower()
-    bounded = cast("BinaryIO", _Bounded(stream))  # all of a stream that is needed here
+    # What lies in memory makes no room for more than it has, and is spared the questions.
+    bounded = stream if isinstance(stream, io.BytesIO) else cast("BinaryIO", _Bounded(stream))
     try:
         with warnings.catch_warnings():
             # Names with backslashes make Python's codecs complain; such a name is not on the list anyway.

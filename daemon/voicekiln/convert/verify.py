@@ -22,13 +22,14 @@ import onnxruntime
 import torch
 from numpy.typing import NDArray
 
-from voicekiln.convert.graph import BadGraphError, noise_nodes
+from voicekiln.convert.graph import BadGraphError
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
-from voicekiln.job import Fidelity, Port, Precision
+from voicekiln.job import Fidelity, Port, Precision, Verify
 
-LENGTHS: Final = (40, 97)
-"""Frames. Longer than the traced length, with no common factor that a frozen size could hide behind."""
+LENGTHS: Final[Mapping[Verify, tuple[int, ...]]] = {"full": (40, 97), "quick": (25, 29), "off": ()}
+"""Frames. None is the traced length, all are longer than what relative attention sees, and no two of them have a
+common factor that a frozen size could hide behind. The network's time is nearly all that a verification takes."""
 
 BEST_DB: Final = 200.0
 """What equal outputs count as; float32 cannot tell more."""
@@ -54,14 +55,25 @@ class Difference:
     max_abs: float
 
 
+@dataclass(frozen=True, slots=True)
+class Voice:
+    """What a file has to sound like."""
+
+    exportable: Exportable
+    network: torch.nn.Module
+    """The PyTorch network with the voice's weights."""
+    noises: Sequence[onnx.NodeProto]
+    """The nodes that draw random numbers in the file, in their order."""
+
+
 def verify(
-    path: Path, exportable: Exportable, precision: Precision, providers: Sequence[str], lengths: Sequence[int] = LENGTHS
+    path: Path, voice: Voice, precision: Precision, providers: Sequence[str], lengths: Sequence[int]
 ) -> tuple[Fidelity, ...]:
     """Return how closely the file agrees with the network, for each provider.
 
     Args:
         path: the finished file; what is read is what lies on disk.
-        exportable: the network that the file was made from.
+        voice: what it was made from.
         precision: decides how close is close enough.
         providers: ONNX Runtime's names of those to run on.
         lengths: frames, each of them run.
@@ -72,12 +84,8 @@ def verify(
         BadGraphError: if ONNX Runtime does not use the provider.
         MemoryError: if ONNX Runtime finds too little of it.
     """
-    noises = noise_nodes(onnx.load(path, load_external_data=False).graph)
-    found = []
-    for provider in providers:
-        trial = _Trial(path, exportable, precision, provider, noises)
-        found.append(trial.judge({frames: trial.compare(frames) for frames in lengths}))
-    return tuple(found)
+    trials = (_Trial(path, voice, precision, provider) for provider in providers)
+    return tuple(trial.judge({frames: trial.compare(frames) for frames in lengths}) for trial in trials)
 
 
 def difference(reference: NDArray[Any], got: NDArray[Any]) -> Difference:
@@ -120,20 +128,19 @@ def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSes
 class _Trial:
     """One file on one provider, beside the network."""
 
-    def __init__(
-        self, path: Path, exportable: Exportable, precision: Precision, provider: str, noises: Sequence[onnx.NodeProto]
-    ) -> None:
-        self.exportable, self.precision, self.provider = exportable, precision, provider
-        self.wanted_db = exportable.wanted_db[precision]
+    def __init__(self, path: Path, voice: Voice, precision: Precision, provider: str) -> None:
+        self.voice, self.exportable = voice, voice.exportable
+        self.precision, self.provider = precision, provider
+        self.wanted_db = self.exportable.wanted_db[precision]
         with self._running(0):
             self.session = open_session(path, provider)
-            _check_ports(self.session, exportable)
-        self.sources = [_noise_source(node, provider) for node in noises]
+            _check_ports(self.session, self.exportable)
+        self.sources = [_noise_source(node, provider) for node in voice.noises]
 
     def compare(self, frames: int) -> Difference:
         """Run both at one length and return the worst difference among the outputs."""
         inputs = self.exportable.sample(frames, np.random.default_rng(frames))
-        wanted = _ask_network(self.exportable, inputs, self.sources)
+        wanted = _ask_network(self.voice, inputs, self.sources)
         with self._running(frames):
             feed = {port.name: inputs[port.name] for port in self.exportable.inputs}
             got = self.session.run([port.name for port in self.exportable.outputs], feed)
@@ -218,18 +225,18 @@ def _noise_source(node: onnx.NodeProto, provider: str) -> Draw:
     return draw
 
 
-def _ask_network(exportable: Exportable, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
+def _ask_network(voice: Voice, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
     """Return the outputs of the PyTorch network on the same noise."""
-    arguments = [torch.from_numpy(inputs[port.name]) for port in exportable.inputs]
-    with torch.inference_mode(), _replaying(exportable, sources):
-        outputs = exportable.module(*arguments)
+    arguments = [torch.from_numpy(inputs[port.name]) for port in voice.exportable.inputs]
+    with torch.inference_mode(), _replaying(voice, sources):
+        outputs = voice.network(*arguments)
     return [tensor.numpy() for tensor in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
 
 
 @contextmanager
-def _replaying(exportable: Exportable, sources: Sequence[Draw]) -> Iterator[None]:
+def _replaying(voice: Voice, sources: Sequence[Draw]) -> Iterator[None]:
     """Let the network's `Noise` modules give what `sources` draw; the shapes are known when they are called."""
-    modules: list[Any] = [exportable.module.get_submodule(path) for path in exportable.noises]
+    modules: list[Any] = [voice.network.get_submodule(path) for path in voice.exportable.noises]
 
     def prepare(draw: Draw) -> Callable[[Any, tuple[torch.Tensor, ...]], None]:
         def replay(module: Any, arguments: tuple[torch.Tensor, ...]) -> None:  # noqa: ANN401 - a Noise

@@ -1,15 +1,16 @@
 """What a family of voices must tell, and the words in which it does.
 
-Looking and building are apart: `recognise` sees names, shapes and plain metadata, no numbers; only `build`
-gets tensors. Exactly one family may claim a file (`voicekiln.families.choose`).
+A family sees names, shapes and plain metadata, never a number: it says what network a file is for and by which
+rule each weight is got from the file. Exactly one family may claim a file (`voicekiln.families.choose`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
+from voicekiln.families.weights import Rule
 from voicekiln.job import Port, Precision
 
 if TYPE_CHECKING:
@@ -62,10 +63,17 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Exportable:
-    """A network ready to be exported: in eval mode, float32, on the CPU, weight norm folded."""
+    """A network ready to be exported, and how it gets a voice's numbers."""
 
+    graph_key: str
+    """Equal for voices that share a graph: the family and all that the network is built from, as text."""
+    title: str
+    """Of the network, as a person reads it: `RVC v2, 40000 Hz, f0`."""
     module: torch.nn.Module
-    """Called with the inputs in their order; the only randomness inside is drawn by `nets.noise.Noise` modules."""
+    """In eval mode, without numbers: its parameters lie on torch's meta device. Called with the inputs in their order;
+    the only randomness inside is drawn by `nets.noise.Noise` modules."""
+    weights: Mapping[str, Rule]
+    """How each of the module's parameters is got from the checkpoint's tensors."""
     inputs: tuple[Port, ...]
     """The single source for dynamic axes, sample inputs, the interface check and the sidecar."""
     outputs: tuple[Port, ...]
@@ -92,6 +100,10 @@ class Family(Protocol):
     title: str
     """As a person reads it in a sentence: `RVC (v1 and v2)`."""
 
+    def usual(self) -> Iterable[Outline]:
+        """Return outlines of the files that most people have, one for each network."""
+        ...
+
     def recognise(self, outline: Outline) -> Claim | NotMine:
         """Say whether this file is of the family.
 
@@ -101,8 +113,8 @@ class Family(Protocol):
         """
         ...
 
-    def build(self, claim: Claim, tensors: Mapping[str, torch.Tensor]) -> Exportable:
-        """Return the network with the weights loaded strictly.
+    def build(self, claim: Claim, outline: Outline) -> Exportable:
+        """Return the network of that file, without its numbers.
 
         Raises:
             Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape.

@@ -6,20 +6,19 @@ decides alone, but for a foreign vocoder's name: another network can hide behind
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, replace
+from typing import Any
 
-from voicekiln.errors import BadNumbers, OtherFamily, UnknownVocoder, plain
-from voicekiln.families import rvc_feed, rvc_settings
-from voicekiln.families.base import Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.errors import OtherFamily, UnknownVocoder, plain
+from voicekiln.families import rvc_feed, rvc_settings, sample
+from voicekiln.families.base import Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
+from voicekiln.families.weights import rules
 from voicekiln.job import Precision
-from voicekiln.nets.weight_norm import fold, older_spelling
-
-if TYPE_CHECKING:
-    import torch
 
 VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
@@ -62,6 +61,14 @@ class Rvc:
     name = "rvc"
     title = "RVC (v1 and v2)"
 
+    def usual(self) -> Iterable[Outline]:
+        """Return the networks of RVC's and Applio's own training: each version at its rates, with and without f0."""
+        for known in rvc_settings.KNOWN:
+            for features in known.features:
+                for f0 in (True, False):
+                    decoder = replace(sample.V2_40K, rates=known.rates, up_kernels=known.kernels)
+                    yield sample.outline(replace(decoder, sample_rate=known.sample_rate, features=features, f0=f0))
+
     def recognise(self, outline: Outline) -> Claim | NotMine:
         """Say whether this is an RVC voice.
 
@@ -81,31 +88,28 @@ class Rvc:
         model |= {"extra": _extra(outline.rest)}
         return Claim(self.name, settings, model, (*_opening(outline), *notes, *_disagreements(outline, settings)))
 
-    def build(self, claim: Claim, tensors: Mapping[str, torch.Tensor]) -> Exportable:
-        """Return the voice with its weights loaded.
+    def build(self, claim: Claim, outline: Outline) -> Exportable:
+        """Return the voice's network.
 
         Raises:
             Contradiction: if the tensors are not the ones that were claimed.
-            BadNumbers: if folding the weight norm gives numbers that are not finite (rows of zeros).
         """
         settings: Settings = claim.settings
-        kept = {older_spelling(name): tensor for name, tensor in tensors.items()}
-        kept = {name: tensor for name, tensor in kept.items() if not name.startswith(TRAINING_ONLY)}
-        shapes = folded({n: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in kept.items()})
-        if problems := compare(settings, shapes):
+        kept = {name: info for name, info in outline.tensors.items() if not name.startswith(TRAINING_ONLY)}
+        if problems := compare(settings, folded(kept)):
             raise contradiction(problems)
-        weights = fold(kept)
-        _check_finite(weights)
-        module = network(settings)
-        module.load_state_dict(weights, strict=True, assign=True)
+        model = claim.model
         return Exportable(
-            module=module.eval().requires_grad_(requires_grad=False),
+            graph_key=f"{self.name} {json.dumps(asdict(settings))}",
+            title=f"RVC {model['version']}, {settings.sample_rate} Hz, {'f0' if settings.f0 else 'no f0'}",
+            module=network(settings),
+            weights=rules(kept),
             inputs=rvc_feed.inputs(settings),
             outputs=rvc_feed.OUTPUTS,
             sample=rvc_feed.sampler(settings),
             wanted_db=WANTED_DB,
-            metadata=rvc_feed.metadata(claim.model),
-            feed=rvc_feed.feed(claim.model, settings),
+            metadata=rvc_feed.metadata(model),
+            feed=rvc_feed.feed(model, settings),
             in_float32="dec.m_source" if settings.f0 else None,
             noises=("dec.m_source.l_sin_gen.noise",) if settings.f0 else (),
         )
@@ -121,12 +125,6 @@ def _check_vocoder(outline: Outline) -> None:
     said = shown(outline.rest.get("vocoder", ""))
     if "".join(filter(str.isalnum, said.lower())) not in OWN_VOCODERS:
         raise UnknownVocoder(vocoder=said)
-
-
-def _check_finite(weights: Mapping[str, torch.Tensor]) -> None:
-    bad = {name: int((~tensor.isfinite()).sum()) for name, tensor in weights.items() if not tensor.isfinite().all()}
-    if bad:
-        raise BadNumbers(count=sum(bad.values()), tensor=next(iter(bad)))
 
 
 def _describe(outline: Outline, settings: Settings) -> dict[str, Any]:

@@ -65,8 +65,12 @@ class Settings:
         return math.prod(self.rates)
 
 
+@lru_cache(maxsize=16)
 def network(settings: Settings) -> Synthesizer:
-    """Return the network without numbers: its parameters lie on torch's meta device until they are assigned."""
+    """Return the network, in eval mode and without numbers: its parameters lie on torch's meta device.
+
+    It is shared; copy it before giving it any.
+    """
     s = settings
     kind = PitchedSynthesizer if s.f0 else PlainSynthesizer
     with torch.device("meta"):
@@ -75,19 +79,26 @@ def network(settings: Settings) -> Synthesizer:
         decoder = Generator(
             s.channels, s.initial, s.rates, s.up_kernels, s.block_kernels, s.dilations, s.gin_channels, source
         )
-        return kind(
+        voice = kind(
             enc_p=TextEncoder(encoder, s.features, s.hidden, s.channels, pitch=s.f0),
             flow=ResidualCouplingBlock(s.channels, s.hidden, s.flow_layers, s.gin_channels, s.flows),
             dec=decoder,
             speakers=s.speakers,
             gin_channels=s.gin_channels,
         )
+    return voice.eval().requires_grad_(requires_grad=False)
 
 
 @lru_cache(maxsize=16)
 def expected(settings: Settings) -> Mapping[str, Shape]:
-    """Return name and shape of every tensor of a network of these settings, weight norm folded."""
-    return {name: tuple(tensor.shape) for name, tensor in network(settings).state_dict().items()}
+    """Return name and shape of every tensor of a checkpoint of these settings, weight norm folded."""
+    return {name: _saved(tuple(tensor.shape)) for name, tensor in network(settings).state_dict().items()}
+
+
+def _saved(shape: Shape) -> Shape:
+    """Return a weight's shape as checkpoints have it: without the axis of height one (see `nets.hifigan`)."""
+    with_height = 4
+    return (*shape[:2], shape[-1]) if len(shape) == with_height else shape
 
 
 def folded(tensors: Mapping[str, TensorInfo]) -> dict[str, Shape]:

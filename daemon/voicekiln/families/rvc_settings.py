@@ -44,15 +44,17 @@ class _Known:
     """Width of the spectrogram that went into training (`enc_q.pre`); None where it is not known."""
     rates: Shape
     kernels: Shape
+    features: Shape
+    """Widths of the speech features with which it was trained: 256 in version 1, 768 in version 2."""
 
 
 KNOWN = (
-    _Known(32_000, 513, (10, 4, 2, 2, 2), (16, 16, 4, 4, 4)),  # v1
-    _Known(48_000, 1025, (10, 6, 2, 2, 2), (16, 16, 4, 4, 4)),  # v1
-    _Known(40_000, 1025, (10, 10, 2, 2), (16, 16, 4, 4)),  # both
-    _Known(32_000, 513, (10, 8, 2, 2), (20, 16, 4, 4)),  # v2
-    _Known(48_000, 1025, (12, 10, 2, 2), (24, 20, 4, 4)),  # v2
-    _Known(24_000, None, (10, 6, 2, 2), (20, 12, 4, 4)),  # Applio
+    _Known(32_000, 513, (10, 4, 2, 2, 2), (16, 16, 4, 4, 4), (256,)),
+    _Known(48_000, 1025, (10, 6, 2, 2, 2), (16, 16, 4, 4, 4), (256,)),
+    _Known(40_000, 1025, (10, 10, 2, 2), (16, 16, 4, 4), (256, 768)),
+    _Known(32_000, 513, (10, 8, 2, 2), (20, 16, 4, 4), (768,)),
+    _Known(48_000, 1025, (12, 10, 2, 2), (24, 20, 4, 4), (768,)),
+    _Known(24_000, None, (10, 6, 2, 2), (20, 12, 4, 4), (768,)),  # Applio
 )
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from voicekiln.families.base import Outline, TensorInfo
 from voicekiln.families.rvc_network import Settings, Shape, expected
 
 V2_40K = Settings(
@@ -77,10 +78,21 @@ def write_sample(target: Path, seed: int) -> None:
 
 def checkpoint(settings: Settings, seed: int) -> dict[str, Any]:
     """Return what the training tool hands to `torch.save`: half weights, weight norm as g and v, and its settings."""
+    return {"weight": {name: tensor.half() for name, tensor in draw(settings, seed).items()}} | _rest(settings)
+
+
+def outline(settings: Settings) -> Outline:
+    """Return what a checkpoint of these settings looks like, without drawing numbers for it."""
+    rest = _rest(settings)
+    tensors = {name: TensorInfo(shape, "float16") for name, shape in expected(settings).items()}
+    return Outline(tensors, rest, "weight", ("weight", *rest))
+
+
+def _rest(settings: Settings) -> dict[str, Any]:
+    """Return what stands in a checkpoint beside its weights."""
     s = settings
     spectrum = 513 if s.sample_rate <= 32_000 else 1025  # noqa: PLR2004 - the rate up to which RVC takes 1024 points
     return {
-        "weight": {name: tensor.half() for name, tensor in draw(settings, seed).items()},
         "config": [
             *(spectrum, 32, s.channels, s.hidden, s.filter_channels, s.heads, s.layers, s.kernel, 0, "1"),
             *(list(s.block_kernels), [list(d) for d in s.dilations], list(s.rates), s.initial, list(s.up_kernels)),

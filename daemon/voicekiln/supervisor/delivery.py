@@ -19,7 +19,7 @@ from voicekiln.folders import sidecar
 from voicekiln.folders.names import fold, output_base, reserved, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
-from voicekiln.job import Conversion, Converted, Refused
+from voicekiln.job import Conversion, Converted, OnnxFile, Refused
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 
@@ -170,11 +170,15 @@ class Post:
                     "variant": conversion.model.get("version"),
                     "bytes": {str(f.path.name): f.bytes for f in files if f.kind == "onnx"},
                     "seconds": {stage: round(s, 2) for stage, s in conversion.seconds.items()},
-                    "snr_db": {f.precision: round(min(x.snr_db for x in f.fidelity), 1) for f in conversion.files},
+                    "snr_db": {f.precision: _snr_db(f) for f in conversion.files},
                 }
             case Refused(refusal):
                 facts |= {"outcome": "refused", "code": refusal.code, "reason": refusal.text}
         self._common.log.info("job.finished", **facts)
+
+
+def _snr_db(file: OnnxFile) -> float | None:
+    return min((round(found.snr_db, 1) for found in file.fidelity), default=None)
 
 
 def _publish(common: Common, delivery: Delivery) -> tuple[Published, ...]:

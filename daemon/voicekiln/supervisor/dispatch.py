@@ -3,6 +3,11 @@
 An attempt is counted in the ledger before the job is sent, so a file that takes the machine down cannot loop. A lost
 job is tried again, later each time, and after as many attempts as the configuration allows it is refused; other
 files keep flowing meanwhile.
+
+Each voice takes one worker, and a worker gets a process only when a voice finds no other that is up. The cores are
+shared out when a job begins: a voice that is alone has them all, and one of many has one, which is quicker for all
+together. A share is not taken back, so the first of many, begun while nobody else was there, uses more than its own
+until it is done.
 """
 
 from __future__ import annotations
@@ -16,12 +21,14 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State, Voice
 from voicekiln.job import Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.common import Common, turn
+from voicekiln.supervisor.hiring import WORKER_BYTES, Machine
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
 from voicekiln.worker.wire import Convert, Looked, Ready
 
-MAX_STAGED = 4
-"""Finished voices that may wait for their publication; with an outbox that is stuck, no more are converted."""
+SPARE_STAGED = 3
+"""So many more voices than there are workers may be in work or wait, finished, for their publication; with an outbox
+that is stuck, no more are converted."""
 
 
 @dataclass
@@ -31,26 +38,26 @@ class Bench:
     keeper: Keeper
     voice: Voice | None = None
     stage: Stage | None = None
+    warm: bool = False
+    """Whether its process has done a job: it is up, and has taken about as much memory as it ever will."""
 
 
 class Dispatch:
     """Gives queued voices to idle workers and takes their endings."""
 
-    def __init__(self, common: Common, keepers: Sequence[Keeper]) -> None:
+    def __init__(self, common: Common, keepers: Sequence[Keeper], machine: Machine) -> None:
         self._common = common
+        self._machine = machine
         self.benches = [Bench(keeper) for keeper in keepers]
         self._greeted: set[str] = set()
-        self._on_gpus = False
-        """Whether a worker has found its GPU. Before that, and without one, a single worker has all the cores."""
 
     def step(self) -> None:
         """Take what the workers said, then give out work."""
         for bench in self.benches:
             for event in bench.keeper.poll(self._common.now.mono):
                 self._hear(bench, event)
-        for bench in self.benches[: None if self._on_gpus else 1]:
-            if bench.voice is None and not bench.keeper.busy:
-                self._give(bench)
+        if any(_is_idle(bench) for bench in self.benches):
+            self._give_out()
 
     def due(self) -> float:
         """Return the monotonic time at which a worker has to be looked at, even if it says nothing."""
@@ -77,19 +84,21 @@ class Dispatch:
                 bench.stage = stage
                 log.info("stage.entered", file=shown(voice.relpath), stage=stage)
             case Said(text):
-                log.warning("worker.said", text=text)
+                log.warning("worker.said", file=None if voice is None else shown(voice.relpath), text=text)
             case Left(pid, reason, wanted):
+                bench.warm = False
                 (log.info if wanted else log.warning)("worker.left", pid=pid, reason=reason)
             case Abandoned(pid):
+                bench.warm = False
                 log.error("worker.abandoned", pid=pid, reason="it hangs in the kernel and may still hold memory")
             case Ended(_, ending) if voice is not None and not isinstance(ending, Looked):
                 bench.voice = bench.stage = None
+                bench.warm = True  # of a lost one we hear next that it has left
                 self._end(voice, ending)
 
     def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:
         """Say once on what the work is done; a missing GPU is nothing to be quiet about."""
         name = str(device.get("name"))
-        self._on_gpus = device.get("kind") == "cuda"
         self._common.ledger.set_fact("device", name)
         if name in self._greeted:
             return
@@ -100,25 +109,61 @@ class Dispatch:
         else:
             self._common.log.info("worker.ready", device=name, versions=versions, facts=facts)
 
-    def _give(self, bench: Bench) -> None:
-        ledger = self._common.ledger
-        waiting = [v for v in ledger.voices(State.CONVERTED) if v.id not in self._common.in_the_way]
-        if len(waiting) >= MAX_STAGED:
+    def _give_out(self) -> None:
+        """Let as many voices begin as can be in work side by side now."""
+        common = self._common
+        staged = sum(voice.id not in common.in_the_way for voice in common.ledger.voices(State.CONVERTED))
+        room = len(self.benches) + SPARE_STAGED - self._busy() - staged
+        if room <= 0 or not (voices := self._runnable()):
             return
-        in_work = ledger.keys_in_work()
-        for voice in ledger.voices(State.QUEUED):
-            if voice.key in in_work or not self._common.may_try(voice.id):
+        benches = self._open()[:room]
+        together = self._busy() + min(len(voices), len(benches))
+        for voice in voices:
+            if not benches:
+                return
+            if self._send(benches[0], voice, threads=max(1, self._machine.cores() // together)):
+                benches.pop(0)
+
+    def _busy(self) -> int:
+        return sum(bench.voice is not None for bench in self.benches)
+
+    def _open(self) -> list[Bench]:
+        """Return the places that can take a voice now, those first whose worker is up.
+
+        Another process is started only where memory for it is free beside what those will take that were started
+        just before; the first one in any case.
+        """
+        idle = [bench for bench in self.benches if _is_idle(bench)]
+        warm, cold = [b for b in idle if b.warm], [b for b in idle if not b.warm]
+        if not cold:
+            return warm
+        growing = sum(not bench.warm for bench in self.benches if bench.voice is not None)
+        fitting = int(self._machine.free_bytes() // WORKER_BYTES) - growing
+        return [*warm, *cold[: max(fitting, 0 if warm or self._busy() else 1)]]
+
+    def _runnable(self) -> list[Voice]:
+        """Return the queued voices that a worker could begin with, in their turn; end those that need none.
+
+        Of those with equal content the first one only: the others wait for its ending.
+        """
+        ledger, common = self._common.ledger, self._common
+        runnable: list[Voice] = []
+        keys: set[str | None] = {*ledger.keys_in_work()}
+        for voice in sorted(ledger.voices(State.QUEUED), key=turn):
+            if voice.key in keys or not common.may_try(voice.id):
                 continue
-            twin = ledger.twin(voice) if voice.id not in self._common.without_twin else None
+            twin = ledger.twin(voice) if voice.id not in common.without_twin else None
             if twin is not None and twin.ending is not None:
                 if ledger.inherit(voice, twin.ending):
-                    self._common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
-            elif voice.attempts >= self._common.settings.worker.attempts:
+                    common.log.info("twin.found", file=shown(voice.relpath), of=shown(twin.relpath))
+            elif voice.attempts >= common.settings.worker.attempts:
                 ledger.inherit(voice, self._given_up(voice, voice.reason), of_content=False)
-            elif self._send(bench, voice):
-                return
+            else:
+                runnable.append(voice)
+                keys.add(voice.key)
+        return runnable
 
-    def _send(self, bench: Bench, voice: Voice) -> bool:
+    def _send(self, bench: Bench, voice: Voice, threads: int) -> bool:
         """Begin the job; False if a command has just forgotten the voice."""
         assert voice.job is not None and voice.sha256 is not None  # noqa: S101, PT018 - so it is with queued voices
         common = self._common
@@ -135,10 +180,11 @@ class Dispatch:
         if started is None:
             return False
         passed(Step.STARTED)
-        common.log.info("job.started", file=shown(voice.relpath), recipe=recipe.name, attempt=started.attempts)
+        facts = {"recipe": recipe.name, "attempt": started.attempts, "threads": threads}
+        common.log.info("job.started", file=shown(voice.relpath), **facts)
         bench.voice = started
         job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe)
-        bench.keeper.begin(Convert(job), self._common.now.mono)
+        bench.keeper.begin(Convert(job, threads), self._common.now.mono)
         passed(Step.SENT)
         return True
 
@@ -163,3 +209,7 @@ class Dispatch:
     def _given_up(self, voice: Voice, reason: str) -> Refused:
         self._common.went_well(voice.id)
         return Refused(WorkerLost(attempts=voice.attempts, reason=reason or "for an unknown reason"))
+
+
+def _is_idle(bench: Bench) -> bool:
+    return bench.voice is None and not bench.keeper.busy

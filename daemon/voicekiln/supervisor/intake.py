@@ -38,14 +38,15 @@ from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.common import Common, turn
 from voicekiln.supervisor.homes import AwayError
 
-MAX_SPOOLED = 4
-"""Copies that wait for a worker and could be begun with."""
+SPARE_SPOOLED = 2
+"""So many more copies than there are workers wait for one and could be begun with: if all workers end at once, each
+finds its next voice, and the one after that is under way."""
 
-MAX_WAITING = 12
-"""The same with those that were put off after a loss."""
+PUT_OFF_SPOOLED = 8
+"""So many more may wait that were put off after a loss."""
 
 RESERVE = 64 << 20
 """Bytes that stay free on the disk of the state folder, so that the ledger can always be written."""
@@ -84,8 +85,10 @@ class Look:
 class Intake:
     """Scans, lets settle, takes."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, workers: int) -> None:
+        """`workers` is how many voices can be in work at once."""
         self._common = common
+        self._spooled = workers + SPARE_SPOOLED
         self.every_s = common.settings.scan.poll
         """The longest time between two scans; longer where events can be had."""
         self._settler = Settler(common.settings.settle.quiet)
@@ -203,11 +206,23 @@ class Intake:
     def _take_next(self) -> None:
         ledger, common = self._common.ledger, self._common
         queued = ledger.voices(State.QUEUED)
-        if sum(common.may_try(voice.id) for voice in queued) >= MAX_SPOOLED or len(queued) >= MAX_WAITING:
+        next_up = [voice for voice in queued if common.may_try(voice.id)]
+        if len(next_up) >= self._spooled or len(queued) >= self._spooled + PUT_OFF_SPOOLED:
             return
-        voice = ledger.first(self._is_due, State.SETTLING, State.INCOMPLETE)
-        if voice is not None:
+        due = filter(self._is_due, ledger.voices(State.SETTLING, State.INCOMPLETE))
+        voice = min(due, key=turn, default=None)
+        if voice is not None and self._has_room(voice, [*next_up, *ledger.voices(State.CONVERTING)]):
             self._take(voice)
+
+    def _has_room(self, voice: Voice, others: Sequence[Voice]) -> bool:
+        """Say whether the local disk also holds this voice, with all that becomes of the others.
+
+        If not, it waits for them, and whoever comes after it waits too: a large one would never find room otherwise.
+        Without others it is tried, and what that meets is told.
+        """
+        settings = self._common.settings
+        promised = sum((ROOM - 1) * other.stamp.size for other in others)
+        return not others or _needed_bytes(voice, settings) + promised <= shutil.disk_usage(settings.state).free
 
     def _is_due(self, voice: Voice) -> bool:
         settle = self._common.settings.settle
@@ -310,8 +325,7 @@ def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], 
     if results:
         common.homes.check("outbox")
     there = intact(settings.outbox, results)
-    free = shutil.disk_usage(settings.state).free
-    if min(voice.stamp.size, settings.max_bytes) * ROOM + RESERVE > free:
+    if _needed_bytes(voice, settings) > shutil.disk_usage(settings.state).free:
         raise OSError(errno.ENOSPC, "too little room on the disk of the state folder")
     spooled = take(
         settings.inbox,
@@ -324,3 +338,8 @@ def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], 
     )
     passed(Step.COPIED)
     return Taken(spooled, there)
+
+
+def _needed_bytes(voice: Voice, settings: Settings) -> int:
+    """Return how much has to be free on the local disk before a voice is copied; no more than fits is ever copied."""
+    return min(voice.stamp.size, settings.max_bytes) * ROOM + RESERVE

@@ -37,6 +37,7 @@ from voicekiln.worker.wire import (
     Ready,
     Request,
     Sample,
+    Templates,
     Troubled,
     WireError,
     decode_request,
@@ -64,7 +65,7 @@ def main(arguments: list[str]) -> int:
     requests = hear_requests()
     humble(options.parent)
     show_gpu(options.device)
-    work, ready = _workshop(options.memory)
+    work, ready = _workshop(options.memory, options.templates)
     say(ready)
     return serve(requests, work, say)
 
@@ -188,29 +189,36 @@ def show_gpu(device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen
 
 
-def _workshop(memory_bytes: int) -> tuple[Work, Ready]:
+def _workshop(memory_bytes: int, templates: Path) -> tuple[Work, Ready]:
     """Import what does the work; return it with the facts about this machine."""
     import torch  # noqa: PLC0415 - only now is the process harmless
 
-    from voicekiln.convert import device, pipeline  # noqa: PLC0415 - as above
+    from voicekiln.convert import device  # noqa: PLC0415 - as above
+    from voicekiln.convert.cache import Cache  # noqa: PLC0415 - as above
+    from voicekiln.convert.pipeline import Pipeline, inspect  # noqa: PLC0415 - as above
     from voicekiln.families import sample  # noqa: PLC0415 - as above
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(len(os.sched_getaffinity(0)))
     ready = Ready(device.device(), device.versions())
     if ready.device["kind"] == "cpu":  # CUDA maps address space far beyond what it uses
         _lower(resource.RLIMIT_DATA, 2 * memory_bytes)
 
+    pipeline = Pipeline(Cache(templates))
+
+    most_threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else sys.maxsize
+
     def work(request: Request, entered: Callable[[Stage], None]) -> Answer:
         match request:
-            case Convert(job):
+            case Convert(job, threads):
+                torch.set_num_threads(min(threads, most_threads))  # ONNX Runtime is told the same when it starts
                 made = pipeline.convert(job.source, job.sha256, job.recipe, job.staging, entered)
                 return Finished(job.id, made)
             case Inspect(name, source):
-                return Looked(name, *pipeline.inspect(source))
+                return Looked(name, *inspect(source))
             case Sample(name, target):
                 sample.write_sample(target, seed=0)
                 return Looked(name, {}, ())
+            case Templates(name, verb, recipes):
+                return Looked(name, pipeline.templates(verb, recipes, entered), ())
 
     return work, ready
 
@@ -236,6 +244,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="voicekiln.worker.child")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--memory", type=int, required=True, help="bytes")
+    parser.add_argument("--templates", type=Path, required=True, help="folder in which templates are kept")
     parser.add_argument("--parent", type=int, help="process that this one may not outlive")
     return parser.parse_args(arguments)
 

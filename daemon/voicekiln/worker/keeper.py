@@ -41,7 +41,7 @@ class Ended:
 
     id: str
     ending: Ending | Looked
-    """`Looked` for `Inspect` and `Sample`, `Converted` for `Convert`; `Refused` and `Lost` for all three."""
+    """`Converted` for `Convert`, `Looked` for all others; `Refused` and `Lost` for any."""
 
 
 @dataclass(frozen=True, slots=True)

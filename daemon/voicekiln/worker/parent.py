@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from voicekiln.job import STAGES, Converted, Ending, Lost, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
@@ -58,6 +59,7 @@ class Worker:
         *,
         command: Sequence[str] | None = None,
         device: str,
+        templates: Path,
         deadlines: Mapping[str, float],
         idle_s: float,
         memory_bytes: int,
@@ -69,13 +71,14 @@ class Worker:
         Args:
             command: what to start; None for the real worker.
             device: `auto`, `cpu`, `cuda:0` ...
+            templates: the folder in which the process keeps the graphs that voices share.
             deadlines: see `Limits`.
             idle_s: see `Limits`.
             memory_bytes: see `Limits`.
             wake: called from another thread when `poll` has something to do.
             patience: how long each rung of the stop ladder is given.
         """
-        self._command = command or _child_command(device, memory_bytes)
+        self._command = command or _child_command(device, templates, memory_bytes)
         self._limits = Limits(deadlines, idle_s, memory_bytes, patience or Patience())
         self._wake = wake
         self._task: _Task | None = None
@@ -241,13 +244,16 @@ class Worker:
 
 
 def _is_asked_for(answer: Finished, request: Request) -> bool:
-    """Say whether the files are those that the recipe wants, each of them once."""
+    """Say whether the files are those that the recipe wants, each of them once, and verified if it wants that."""
     if not isinstance(request, Convert):
         return False
-    return sorted(f.precision for f in answer.conversion.files) == sorted(request.job.recipe.precisions)
+    recipe, files = request.job.recipe, answer.conversion.files
+    verified = all(bool(file.fidelity) == (recipe.verify != "off") for file in files)
+    return verified and sorted(file.precision for file in files) == sorted(recipe.precisions)
 
 
-def _child_command(device: str, memory_bytes: int) -> list[str]:
+def _child_command(device: str, templates: Path, memory_bytes: int) -> list[str]:
     """Return the command of the real worker; -P keeps the folder it starts in out of the places to import from."""
-    own = ["--device", device, "--memory", str(memory_bytes), "--parent", str(os.getpid())]
+    own = ["--device", device, "--templates", str(templates), "--memory", str(memory_bytes)]
+    own += ["--parent", str(os.getpid())]
     return [sys.executable, "-P", "-m", "voicekiln.worker.child", *own]

@@ -11,7 +11,7 @@ import json
 import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from voicekiln.errors import Refusal, plain
 from voicekiln.job import STAGES, Conversion, Job, Recipe, Stage
@@ -35,6 +35,8 @@ class Convert:
     """Request: make the ONNX files of `job.recipe` in `job.staging`."""
 
     job: Job
+    threads: int
+    """How many cores the worker shall use; its share of them, as many as nobody else needs when it begins."""
 
     @property
     def id(self) -> str:
@@ -56,6 +58,16 @@ class Sample:
 
     id: str
     target: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Templates:
+    """Request: list the templates that are kept, make those of the usual networks, or remove all."""
+
+    id: str
+    verb: Literal["list", "build", "clear"]
+    recipes: tuple[Recipe, ...]
+    """For which templates are made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +97,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """`Inspect` or `Sample` is done."""
+    """`Inspect`, `Sample` or `Templates` is done."""
 
     id: str
     model: dict[str, Any]
+    """What was found (JSON values)."""
     notes: tuple[str, ...]
 
 
@@ -109,7 +122,7 @@ class Troubled:
     outside: bool
 
 
-Request = Convert | Inspect | Sample
+Request = Convert | Inspect | Sample | Templates
 Answer = Ready | Entered | Finished | Looked | Declined | Troubled
 
 
@@ -126,7 +139,7 @@ def encode(message: Request | Answer) -> bytes:
         body |= asdict(message)
     try:
         # Answers hold plain text only, and six bytes for each Chinese character would not leave them much room.
-        ascii_only = isinstance(message, Convert | Inspect | Sample)
+        ascii_only = isinstance(message, Request)
         line = json.dumps(body, default=str, allow_nan=False, ensure_ascii=ascii_only).encode() + b"\n"
     except ValueError as error:
         raise WireError(str(error)) from error
@@ -146,13 +159,15 @@ def decode_request(line: bytes) -> Request:
         match body.pop("is"):
             case "convert":
                 raw = body["job"]
-                recipe = raw["recipe"] | {"precisions": tuple(raw["recipe"]["precisions"])}
+                recipe = _recipe(raw["recipe"])
                 paths = {key: Path(raw[key]) for key in ("source", "staging")}
-                return Convert(Job(**(raw | paths | {"recipe": Recipe(**recipe)})))
+                return Convert(Job(**(raw | paths | {"recipe": recipe})), _threads(body["threads"]))
             case "inspect":
                 return Inspect(body["id"], Path(body["source"]))
             case "sample":
                 return Sample(body["id"], Path(body["target"]))
+            case "templates":
+                return Templates(body["id"], body["verb"], tuple(map(_recipe, body["recipes"])))
             case other:
                 raise WireError(f"unknown request {other!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -199,6 +214,16 @@ def _answer(body: dict[str, Any]) -> Answer:
             return Troubled(_id(body), _text(body["reason"]), body["outside"] is True)
         case _:
             raise ValueError("an unknown message")
+
+
+def _recipe(raw: dict[str, Any]) -> Recipe:
+    return Recipe(**(raw | {"precisions": tuple(raw["precisions"])}))
+
+
+def _threads(value: object) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise ValueError("expected a number of threads")
+    return value
 
 
 def _id(body: dict[str, Any]) -> str:

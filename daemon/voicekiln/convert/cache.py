@@ -1,0 +1,142 @@
+"""Where templates are kept: the latest in memory, all of them in a folder.
+
+The folder is a convenience: whatever is wrong with it (full, read-only, gone, damaged files) costs the time of an
+export and never a conversion. A template appears under its name whole or not at all, and is checked when it is read.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+from voicekiln.convert import template
+from voicekiln.convert.template import Arithmetic, DamagedError, Kind, Template, read_kind
+from voicekiln.families.base import Exportable
+from voicekiln.job import Precision, Recipe
+
+SUFFIX: Final = ".template"
+
+IN_MEMORY: Final = 16
+"""Templates, about 1 MB each when parsed."""
+IN_FOLDER: Final = 200
+"""Templates, about 0.2 MB each; of more, those go that were not used for the longest time."""
+
+
+class Cache:
+    """See the module; for one thread at a time, while other processes may use the same folder."""
+
+    def __init__(self, folder: Path) -> None:
+        """Nothing is read yet; the folder need not exist."""
+        self.folder = folder
+        self._loaded: OrderedDict[str, Template] = OrderedDict()
+
+    def template(
+        self, exportable: Exportable, recipe: Recipe, precision: Precision, arithmetic: Arithmetic
+    ) -> Template:
+        """Return the template, made now if it is not there.
+
+        Raises:
+            BadGraphError: if the tools make something else than they should.
+        """
+        kind = kind_of(exportable, recipe, precision, arithmetic)
+        found = self._loaded.get(kind.key) or self._read(kind) or self._make(exportable, recipe, kind)
+        self._loaded[kind.key] = found
+        self._loaded.move_to_end(kind.key)
+        while len(self._loaded) > IN_MEMORY:
+            self._loaded.popitem(last=False)
+        return found
+
+    def kept(self) -> Iterator[tuple[Path, Kind | None]]:
+        """Give the files in the folder, each with what it is for; None if it is damaged."""
+        for path in sorted(self.folder.glob(f"*{SUFFIX}")):
+            try:
+                yield path, read_kind(path.read_bytes())[0]
+            except DamagedError:
+                yield path, None
+            except FileNotFoundError:
+                continue
+
+    def clear(self) -> int:
+        """Remove the files and return how many there were."""
+        self._loaded.clear()
+        found = list(self.folder.glob(f"*{SUFFIX}"))
+        for path in found:
+            path.unlink(missing_ok=True)
+        return len(found)
+
+    def _make(self, exportable: Exportable, recipe: Recipe, kind: Kind) -> Template:
+        if kind.precision == "fp32":
+            made = template.float32(exportable, kind)
+        else:
+            whole = self.template(exportable, recipe, "fp32", "float32")
+            made = template.half(exportable, kind, whole.model)
+        self._write(made)
+        return made
+
+    def _read(self, kind: Kind) -> Template | None:
+        path = self._path(kind)
+        try:
+            found = Template.from_bytes(path.read_bytes(), kind)
+        except FileNotFoundError:
+            return None
+        except (OSError, DamagedError) as error:
+            _say(f"the template {path.name} is made anew: {error}")
+            return None
+        with suppress(OSError):  # a folder that can only be read will do
+            os.utime(path)  # what is used stays
+        return found
+
+    def _write(self, made: Template) -> None:
+        try:
+            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            _replace(self._path(made.kind), made.to_bytes())
+            self._thin_out()
+        except OSError as error:
+            _say(f"the template of {made.kind.title} could not be kept: {error.strerror}")
+
+    def _thin_out(self) -> None:
+        found = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        for path in found[:-IN_FOLDER]:
+            path.unlink(missing_ok=True)
+
+    def _path(self, kind: Kind) -> Path:
+        return self.folder / f"{kind.key}{SUFFIX}"
+
+
+def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithmetic: Arithmetic) -> Kind:
+    """Return what the template for a file has to be."""
+    return Kind(
+        graph_key=exportable.graph_key,
+        title=exportable.title,
+        precision=precision,
+        arithmetic=arithmetic,
+        opset=recipe.opset,
+        interface=recipe.interface,
+        made_by=template.maker(),
+    )
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Put a file in place at once."""
+    handle, name = tempfile.mkstemp(prefix=".~", suffix=".part", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(name, path)  # noqa: PTH105 - mkstemp gives a text
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(name)  # noqa: PTH108 - as above
+        raise
+
+
+def _say(text: str) -> None:
+    """Tell it to the log: the parent reads this process's standard error."""
+    print(text, file=sys.stderr)  # noqa: T201 - as above

@@ -1,0 +1,45 @@
+"""The PyTorch networks that files are compared with, kept from voice to voice: only the numbers change."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Final
+
+import torch
+
+from voicekiln.convert.graph import with_numbers
+from voicekiln.families.base import Exportable
+from voicekiln.families.weights import read
+
+KEPT: Final = 2
+"""Networks; one of RVC v2 takes 110 MB."""
+
+
+class References:
+    """A few networks with room for numbers, the latest of each architecture; for one thread at a time."""
+
+    def __init__(self) -> None:
+        self._networks: OrderedDict[str, torch.nn.Module] = OrderedDict()
+
+    def load(self, exportable: Exportable, tensors: Mapping[str, torch.Tensor]) -> torch.nn.Module:
+        """Return the network in float32 with the voice's weights in it. It holds them until the next call.
+
+        Raises:
+            BadNumbers: if a weight cannot be computed from the file's tensors.
+        """
+        network = self._networks.pop(exportable.graph_key, None)
+        if network is None:
+            network = with_numbers(exportable)
+        load(network, exportable, tensors)
+        self._networks[exportable.graph_key] = network
+        while len(self._networks) > KEPT:
+            self._networks.popitem(last=False)
+        return network
+
+
+def load(network: torch.nn.Module, exportable: Exportable, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a network a voice's weights, all of them. Raises as `References.load` does."""
+    with torch.no_grad():
+        for name, parameter in network.state_dict().items():
+            parameter.copy_(read(exportable.weights[name], tensors).view_as(parameter))

@@ -1,0 +1,69 @@
+"""How each weight of a network is got from a checkpoint's tensors: a rule per weight, read one at a time.
+
+A voice is never held whole in float32: whoever writes or loads weights asks for them one by one, and each comes out
+of the mapped file when it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from voicekiln.errors import BadNumbers
+from voicekiln.nets.weight_norm import norm_scale
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class AsIs:
+    """The weight is a tensor of the checkpoint."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Folded:
+    """The weight is g * v / ||v||: weight norm, folded (see `nets.weight_norm`)."""
+
+    g: str
+    v: str
+
+
+Rule = AsIs | Folded
+
+
+def rules(names: Iterable[str]) -> dict[str, Rule]:
+    """Return the rule for each weight of a network whose checkpoint has tensors of these names.
+
+    Args:
+        names: weight norm in its older spelling, each `weight_g` with its `weight_v`.
+    """
+    found: dict[str, Rule] = {}
+    for name in names:
+        if name.endswith(".weight_v"):
+            stem = name.removesuffix("_v")
+            found[stem] = Folded(f"{stem}_g", name)
+        elif not name.endswith(".weight_g"):
+            found[name] = AsIs(name)
+    return found
+
+
+def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """Return the weight: float32 if it had to be computed, else in the file's own precision and perhaps mapped from it.
+
+    Raises:
+        BadNumbers: if folding gives numbers that are not finite (rows of zeros).
+        KeyError: if the tensors are not those that the rules were made for.
+    """
+    match rule:
+        case AsIs(name):
+            return tensors[name]
+        case Folded(g, v):
+            # No number of the product is larger than one of g, so its scale alone has to be looked at.
+            scale = norm_scale(tensors[g], tensors[v])
+            if bad := int((~scale.isfinite()).sum()):
+                raise BadNumbers(count=bad, tensor=v)
+            return tensors[v].float().mul(scale)
