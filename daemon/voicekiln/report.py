@@ -54,7 +54,8 @@ def templates(folder: Path, found: Mapping[str, Any]) -> Iterator[str]:
     if (removed := found.get("removed")) is not None:
         yield f"{folder}: {removed} removed; each is made again when a voice needs it"
         return
-    kept = sorted(found.get("templates", ()), key=lambda facts: (str(facts.get("title")), str(facts["file"])))
+    order = ("title", "opset", "precision", "arithmetic")
+    kept = sorted(found.get("templates", ()), key=lambda facts: [str(facts.get(key, "")) for key in order])
     yield f"{folder}: {len(kept)} kept, {sum(facts['bytes'] for facts in kept) / _MB:.1f} MB"
     for facts in kept:
         what = f"{facts.get('title', facts['file'])}"

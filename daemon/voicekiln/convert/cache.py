@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
@@ -21,6 +22,10 @@ from voicekiln.families.base import Exportable
 from voicekiln.job import Precision, Recipe
 
 SUFFIX: Final = ".template"
+PART: Final = ".part"
+"""Ends the name of a file that is being written; it begins with `.~`, as everywhere in voicekiln."""
+ABANDONED_S: Final = 3600
+"""Age at which such a file has no writer any more; writing takes a moment."""
 
 IN_MEMORY: Final = 16
 """Templates, about 1 MB each when parsed."""
@@ -101,6 +106,10 @@ class Cache:
             _say(f"the template of {made.kind.title} could not be kept: {error.strerror}")
 
     def _thin_out(self) -> None:
+        """Remove what was not used for the longest time, and what a process left behind that was killed."""
+        for path in self.folder.glob(f"*{PART}"):
+            if time.time() - path.stat().st_mtime > ABANDONED_S:
+                path.unlink(missing_ok=True)
         found = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
         for path in found[:-IN_FOLDER]:
             path.unlink(missing_ok=True)
@@ -124,7 +133,7 @@ def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithm
 
 def _replace(path: Path, data: bytes) -> None:
     """Put a file in place at once."""
-    handle, name = tempfile.mkstemp(prefix=".~", suffix=".part", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=".~", suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

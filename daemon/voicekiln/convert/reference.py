@@ -42,4 +42,4 @@ def load(network: torch.nn.Module, exportable: Exportable, tensors: Mapping[str,
     """Give a network a voice's weights, all of them. Raises as `References.load` does."""
     with torch.no_grad():
         for name, parameter in network.state_dict().items():
-            parameter.copy_(read(exportable.weights[name], tensors).view_as(parameter))
+            parameter.copy_(read(exportable.weights[name], tensors).reshape(parameter.shape))
