@@ -124,6 +124,29 @@ def test_workers_that_are_up_go_on_when_memory_becomes_short(build: Build) -> No
     assert len(in_work(kiln)) == 1
 
 
+def test_a_worker_that_was_lost_needs_memory_again(build: Build) -> None:
+    """What was lost with it is not begun anew before there is room for another process."""
+    kiln = build(workers=2)
+    drop(kiln, "a.pth", "b.pth")
+    kiln.machine.has_bytes = 0.0
+    kiln.answer = lambda request: LOST if b"b.pth" in content(request) else None
+    kiln.run()
+    assert in_work(kiln) == {"a.pth"}
+    assert kiln.voice("b.pth").attempts == 1
+
+
+def test_a_worker_that_was_idle_and_left_needs_memory_again(build: Build) -> None:
+    """That two were up once says nothing about the voices that come then."""
+    kiln = build(workers=2)
+    for keeper in kiln.keepers:
+        keeper._idle_s = 10.0
+    drop(kiln, "a.pth", "b.pth")
+    let_go(kiln)
+    kiln.machine.has_bytes = 0.0
+    drop(kiln, "c.pth", "d.pth")
+    assert len(in_work(kiln)) == 1
+
+
 def test_memory_that_comes_free_is_noticed(build: Build) -> None:
     """A voice that waits for it is begun although nothing else happens."""
     kiln = build()
@@ -263,6 +286,21 @@ def test_a_voice_that_never_fits_stops_nobody_else(build: Build, monkeypatch: py
     kiln.run()
     assert "too little room" in kiln.voice("large.pth").reason
     assert kiln.results() == {"small.onnx", "small.json"}
+
+
+def test_copies_of_what_is_done_do_not_fill_the_disk(build: Build) -> None:
+    """They need no worker, but while the outbox is away they wait for it in the spool, and so only a few are taken."""
+    kiln = build(workers=1)
+    kiln.answer = good
+    drop(kiln, "a.pth")
+    kiln.outbox.rename(kiln.at / "away")
+    for number in range(30):
+        kiln.drop(f"{number}.pth", voice_bytes("a.pth"))
+    kiln.run(120)
+    assert len(list((kiln.settings.state / "spool").iterdir())) <= 10
+    (kiln.at / "away").rename(kiln.outbox)
+    kiln.run(900)
+    assert len(kiln.results()) == 62
 
 
 # --- losses and ends -------------------------------------------------------------------------------------------------

@@ -28,7 +28,6 @@ from voicekiln.worker.keeper import At, Ended, Left
 from voicekiln.worker.wire import (
     MAX_LINE,
     Answer,
-    Convert,
     Declined,
     Entered,
     Inspect,

@@ -93,7 +93,7 @@ class Dispatch:
                 log.error("worker.abandoned", pid=pid, reason="it hangs in the kernel and may still hold memory")
             case Ended(_, ending) if voice is not None and not isinstance(ending, Looked):
                 bench.voice = bench.stage = None
-                bench.warm = True  # of a lost one we hear next that it has left
+                bench.warm = not isinstance(ending, Lost)
                 self._end(voice, ending)
 
     def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:
