@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from endings import converted
 from voicekiln.errors import Damaged, LedgerError
@@ -204,3 +206,18 @@ def test_a_voice_that_was_just_taken_back_is_not_started(ledger: Ledger, tmp_pat
     assert ledger.start(voice) is None
     assert ledger.inherit(voice, converted(Job("j", tmp_path, tmp_path, "aa", RECIPE))) is False
     assert row(ledger, voice.id).state is State.SETTLING
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sampled_from([0, 1, 4_999_999, 55_000_000, 450_000_000])), max_size=12)
+)
+def test_the_first_is_the_one_whose_turn_it_is(facts: list[tuple[int, int]]) -> None:
+    """The database sorts as `Voice.turn` does, ties included, and leaves out what is not wanted."""
+    with Ledger(Path(":memory:")) as ledger:
+        for number, (at, size) in enumerate(facts):
+            ledger.sight(PurePosixPath(f"{number}.pth"), "default", FileStamp(number, size, 0, 0), float(at))
+        waiting = sorted(ledger.voices(State.SETTLING), key=lambda voice: voice.turn)
+        for voice in waiting:
+            passed = {earlier.id for earlier in waiting[: waiting.index(voice)]}
+            assert ledger.first(lambda found: found.id not in passed, State.SETTLING) == voice  # noqa: B023 - called at once
+        assert ledger.first(lambda _: False, State.SETTLING) is None

@@ -6,6 +6,7 @@ export and never a conversion. A template appears under its name whole or not at
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -22,8 +23,9 @@ from voicekiln.families.base import Exportable
 from voicekiln.job import Precision, Recipe
 
 SUFFIX: Final = ".template"
+HIDDEN: Final = ".~"
 PART: Final = ".part"
-"""Ends the name of a file that is being written; it begins with `.~`, as everywhere in voicekiln."""
+"""How the name of a file that is being written begins and ends, as everywhere in voicekiln."""
 ABANDONED_S: Final = 3600
 """Age at which such a file has no writer any more; writing takes a moment."""
 
@@ -107,10 +109,10 @@ class Cache:
 
     def _thin_out(self) -> None:
         """Remove what was not used for the longest time, and what a process left behind that was killed."""
-        for path in self.folder.glob(f"*{PART}"):
-            if time.time() - path.stat().st_mtime > ABANDONED_S:
+        for path in self.folder.glob(f"{HIDDEN}*{PART}"):
+            if time.time() - _used(path) > ABANDONED_S:
                 path.unlink(missing_ok=True)
-        found = sorted(self.folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime)
+        found = sorted(self.folder.glob(f"*{SUFFIX}"), key=_used)
         for path in found[:-IN_FOLDER]:
             path.unlink(missing_ok=True)
 
@@ -131,9 +133,17 @@ def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithm
     )
 
 
+def _used(path: Path) -> float:
+    """Return when a file was last used; one that another process has just removed or renamed is not old."""
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return math.inf
+
+
 def _replace(path: Path, data: bytes) -> None:
     """Put a file in place at once."""
-    handle, name = tempfile.mkstemp(prefix=".~", suffix=PART, dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=HIDDEN, suffix=PART, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)

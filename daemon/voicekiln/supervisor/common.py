@@ -20,9 +20,6 @@ FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 600.0
 """A share or disk in trouble is tried again after 5 s, then at doubling distances up to ten minutes, for ever."""
 
-BYTES_A_SECOND = 5_000_000
-"""For so many bytes that it is larger, a voice lets those pass that were first seen up to a second later."""
-
 
 @dataclass(frozen=True, slots=True)
 class Now:
@@ -129,13 +126,3 @@ class Common:
         """Note that a share is away if that is what the error says."""
         if isinstance(error, AwayError):
             self.share_is(error.which, error)
-
-
-def turn(voice: Voice) -> tuple[float, int]:
-    """Return by what the voices that wait for a copy, and those that wait for a worker, are sorted.
-
-    Small ones go first, but none waits for ever: a voice counts as seen later by a handicap that its own size fixes.
-    It is 11 s for a usual one of 55 MB, 90 s for a training checkpoint, 13 minutes for the largest that is taken;
-    what is dropped after that comes after it, however small and however many.
-    """
-    return voice.first_seen + voice.stamp.size / BYTES_A_SECOND, voice.id

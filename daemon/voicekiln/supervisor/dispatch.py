@@ -21,7 +21,7 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State, Voice
 from voicekiln.job import Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common, turn
+from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.hiring import WORKER_BYTES, Machine
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
 from voicekiln.worker.wire import Convert, Looked, Ready
@@ -149,7 +149,7 @@ class Dispatch:
         ledger, common = self._common.ledger, self._common
         runnable: list[Voice] = []
         keys: set[str | None] = {*ledger.keys_in_work()}
-        for voice in sorted(ledger.voices(State.QUEUED), key=turn):
+        for voice in sorted(ledger.voices(State.QUEUED), key=lambda voice: voice.turn):
             if voice.key in keys or not common.may_try(voice.id):
                 continue
             twin = ledger.twin(voice) if voice.id not in common.without_twin else None

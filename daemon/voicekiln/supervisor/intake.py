@@ -38,7 +38,7 @@ from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
-from voicekiln.supervisor.common import Common, turn
+from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.homes import AwayError
 
 SPARE_SPOOLED = 2
@@ -209,8 +209,7 @@ class Intake:
         next_up = [voice for voice in queued if common.may_try(voice.id)]
         if len(next_up) >= self._spooled or len(queued) >= self._spooled + PUT_OFF_SPOOLED:
             return
-        due = filter(self._is_due, ledger.voices(State.SETTLING, State.INCOMPLETE))
-        voice = min(due, key=turn, default=None)
+        voice = ledger.first(self._is_due, State.SETTLING, State.INCOMPLETE)
         if voice is not None and self._has_room(voice, [*next_up, *ledger.voices(State.CONVERTING)]):
             self._take(voice)
 
