@@ -1,5 +1,3 @@
 """voicekiln: a watch-folder daemon that turns PyTorch voice models into verified ONNX files."""
 
-from importlib.metadata import version
-
-__version__ = version("voicekiln")
+__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""The shifting of rows in relative attention does what its definition says, offset by offset."""
+"""Relative attention does what its definition says, offset by offset, and a mask hides what lies behind it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from voicekiln.nets.attention import Encoder, LayerNorm, MultiHeadAttention
+from voicekiln.nets.attention import MASKED, Encoder, LayerNorm, MultiHeadAttention, look
 
 HEADS, SIZE, WINDOW = 2, 3, 4
 
@@ -22,7 +22,7 @@ def attention() -> MultiHeadAttention:
     return layer.double().requires_grad_(requires_grad=False)
 
 
-def by_definition(layer: MultiHeadAttention, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
+def by_definition(layer: MultiHeadAttention, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Return the same with a loop over all pairs of frames (Shaw et al. 2018)."""
     frames = x.shape[-1]
     found = torch.zeros_like(x)
@@ -35,7 +35,7 @@ def by_definition(layer: MultiHeadAttention, x: torch.Tensor, seen: torch.Tensor
                 near = abs(j - i) <= WINDOW
                 relative = layer.emb_rel_k[0, j - i + WINDOW] if near else torch.zeros(SIZE, dtype=x.dtype)
                 scores[j] = query[0, part, i] @ (key[0, part, j] + relative) / math.sqrt(SIZE)
-            weights = scores.masked_fill(~seen[0, 0, i], -1e4).softmax(0)
+            weights = (scores + (1 - mask) * MASKED).softmax(0)
             for j in range(frames):
                 near = abs(j - i) <= WINDOW
                 relative = layer.emb_rel_v[0, j - i + WINDOW] if near else torch.zeros(SIZE, dtype=x.dtype)
@@ -48,8 +48,8 @@ def test_is_what_the_definition_says(frames: int) -> None:
     """At lengths below, at and above the window, the last frames masked."""
     layer = attention()
     x = torch.randn(1, HEADS * SIZE, frames, dtype=torch.float64)
-    seen = (torch.arange(frames) <= frames // 2).expand(1, 1, frames, frames)
-    torch.testing.assert_close(layer(x, seen), by_definition(layer, x, seen))
+    mask = (torch.arange(frames) <= frames // 2).double()
+    torch.testing.assert_close(layer(x, look(mask, HEADS, WINDOW)), by_definition(layer, x, mask))
 
 
 Plant = Callable[[MultiHeadAttention], object]
@@ -66,25 +66,19 @@ def test_the_comparison_can_fail(plant: Plant) -> None:
     """Embeddings one offset off, or mirrored, are noticed."""
     right, wrong = attention(), attention()
     plant(wrong)
-    x, seen = torch.randn(1, HEADS * SIZE, 9, dtype=torch.float64), torch.ones(1, 1, 9, 9, dtype=torch.bool)
-    assert not torch.allclose(wrong(x, seen), by_definition(right, x, seen), atol=1e-3)
-
-
-def test_two_at_once_are_the_two_apart() -> None:
-    """The batch axis does not leak."""
-    layer = attention()
-    x, seen = torch.randn(2, HEADS * SIZE, 7, dtype=torch.float64), torch.ones(2, 1, 7, 7, dtype=torch.bool)
-    torch.testing.assert_close(layer(x, seen), torch.cat([layer(x[:1], seen[:1]), layer(x[1:], seen[1:])]))
+    x, mask = torch.randn(1, HEADS * SIZE, 9, dtype=torch.float64), torch.ones(9, dtype=torch.float64)
+    assert not torch.allclose(wrong(x, look(mask, HEADS, WINDOW)), by_definition(right, x, mask), atol=1e-3)
 
 
 def test_frames_beyond_the_mask_change_nothing() -> None:
-    """Whatever lies behind the end, the encoder hears the same."""
+    """Whatever lies behind the end, the encoder hears the same, and says nothing there."""
     torch.manual_seed(1)
     encoder = Encoder(6, 8, heads=2, layers=2, kernel=3, window=WINDOW)
-    mask = torch.tensor([[[1.0, 1, 1, 1, 0, 0]]])
+    mask = torch.tensor([1.0, 1, 1, 1, 0, 0])
     x = torch.randn(1, 6, 6)
-    other = torch.where(mask > 0, x, torch.randn(1, 6, 6))
+    other = torch.where(mask > 0, x, 1e6 * torch.randn(1, 6, 6))
     torch.testing.assert_close(encoder(x, mask), encoder(other, mask))
+    assert not encoder(other, mask)[..., mask == 0].any()
 
 
 def test_layer_norm_is_over_channels() -> None:

@@ -17,8 +17,8 @@ RATE, HOP = 40_000, 400
 def sines(f0: NDArray[np.float32], overtones: int = 0) -> NDArray[np.float64]:
     """Return what the source makes of f0 (frames,), without noise: (samples, 1 + overtones)."""
     source = SineGen(RATE, HOP, overtones)
-    source.noise.replay = torch.zeros(1, len(f0) * HOP, overtones + 1)
-    made: NDArray[np.float64] = source(torch.from_numpy(f0)[None])[0].double().numpy()
+    source.noise.replay = torch.zeros(len(f0), HOP, overtones + 1)
+    made: NDArray[np.float64] = source(torch.from_numpy(f0)[None]).flatten(0, 1).double().numpy()
     return made
 
 
@@ -55,9 +55,9 @@ def in_float32(values: torch.Tensor, dim: int) -> torch.Tensor:
 
 def test_the_sum_over_frames_is_the_same_in_every_runtime(monkeypatch: pytest.MonkeyPatch) -> None:
     """After half a minute of one note, where a plain sum in float32 has lost the fourth digit of a turn."""
-    added = torch.full((1, 3000, 1), 0.4321, dtype=torch.float32)
-    want = torch.fmod(torch.cumsum(added.double(), dim=1) - added.double(), 1.0)
-    assert (torch.fmod(in_float32(added, 1) - added, 1.0) - want).abs().max() > 1e-4
+    added = torch.full((3000, 1, 1), 0.4321, dtype=torch.float32)
+    want = torch.fmod(torch.cumsum(added.double(), dim=0) - added.double(), 1.0)
+    assert (torch.fmod(in_float32(added, 0) - added, 1.0) - want).abs().max() > 1e-4
     for add_up in (torch.cumsum, in_float32):
         monkeypatch.setattr(torch, "cumsum", add_up)
         off = (_sum_before(added).double() - want + 0.5) % 1 - 0.5
@@ -81,9 +81,9 @@ def test_noise_is_soft_under_a_voice_and_louder_without() -> None:
     """0.003 where voiced, a third of the sine's amplitude where not."""
     source = SineGen(RATE, HOP, 0)
     f0 = torch.tensor([[200.0, 0.0]])
-    source.noise.replay = torch.ones(1, 2 * HOP, 1)
+    source.noise.replay = torch.ones(2, HOP, 1)
     loud = source(f0)
-    source.noise.replay = torch.zeros(1, 2 * HOP, 1)
+    source.noise.replay = torch.zeros(2, HOP, 1)
     added = (loud - source(f0)).flatten()
     torch.testing.assert_close(added[:HOP], torch.full((HOP,), 0.003), atol=1e-6, rtol=0)
     torch.testing.assert_close(added[HOP:], torch.full((HOP,), 0.1 / 3))

@@ -13,9 +13,11 @@ import json
 import os
 import secrets
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, astuple
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Self
 
@@ -25,6 +27,7 @@ from voicekiln.folders.voices import (
     BYTES_A_SECOND,
     Known,
     Published,
+    Resting,
     State,
     Voice,
     ending_json,
@@ -158,15 +161,20 @@ class Ledger:
         """
         turn = "first_seen + json_extract(stamp, '$[1]') / ?, id"
         sql = f"SELECT * FROM voices WHERE {_in(states)} ORDER BY {turn}"  # noqa: S608 - question marks only
-        try:
-            with closing(self._db.execute(sql, (*states, float(BYTES_A_SECOND)))) as rows:
-                return next((voice for row in rows if wanted(voice := _voice(row))), None)
-        except sqlite3.OperationalError as error:
-            raise _trouble(error) from error
+        with closing(self._each(sql, (*states, float(BYTES_A_SECOND)))) as rows:
+            return next((voice for row in rows if wanted(voice := _voice(row))), None)
 
     def _ask(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         try:
             return self._db.execute(sql, values).fetchall()
+        except sqlite3.OperationalError as error:
+            raise _trouble(error) from error
+
+    def _each(self, sql: str, values: Sequence[object] = ()) -> Generator[sqlite3.Row, None, None]:
+        """Give rows as they are read; those of thousands of voices would fill the memory."""
+        try:
+            with closing(self._db.execute(sql, values)) as rows:
+                yield from rows
         except sqlite3.OperationalError as error:
             raise _trouble(error) from error
 
@@ -183,21 +191,28 @@ class Ledger:
         row = self._ask_one("SELECT * FROM voices WHERE id = ?", (voice,))
         return None if row is None else _voice(row)
 
-    def stamps(self) -> dict[PurePosixPath, Known]:
-        """Return what a scan has to be compared with."""
-        rows = self._ask("SELECT id, relpath, stamp, state, source, job FROM voices")
-        return {
-            _path(r["relpath"]): Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
-            for r in rows
-        }
+    def known(self) -> Iterator[tuple[PurePosixPath, Known]]:
+        """Give what a scan has to be compared with, one by one; nothing may be changed before the last."""
+        for r in self._each("SELECT id, relpath, stamp, state, source, job FROM voices"):
+            known = Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
+            yield _path(r["relpath"]), known
 
-    def files(self, voice: int | None = None) -> list[tuple[int, float, Published]]:
-        """Return voice, time of publication and file for what lies in the outbox, of one voice or of all."""
-        some, which = ("WHERE voice = ?", (voice,)) if voice is not None else ("", ())
-        rows = self._ask(f"SELECT * FROM files {some} ORDER BY published, path", which)  # noqa: S608 - fixed text
-        return [
-            (r["voice"], r["published"], Published(_path(r["path"]), r["kind"], r["sha256"], r["bytes"])) for r in rows
-        ]
+    def at_rest(self) -> Iterator[Resting]:
+        """Give the voices at rest, one by one; nothing may be changed before the last."""
+        sql = f"""
+            SELECT id, relpath, source, stamp, state, finished, voices.sha256 AS content, files.*
+            FROM voices LEFT JOIN files ON files.voice = voices.id WHERE {_in(AT_REST)}
+            ORDER BY first_seen, id, published, path
+        """  # noqa: S608 - question marks only
+        for _, group in groupby(self._each(sql, AT_REST), key=itemgetter("id")):
+            first, *more = group
+            files = [(r["published"], _published(r)) for r in (first, *more) if r["path"] is not None]
+            yield Resting(first["id"], _converted_source(first), first["finished"], tuple(files))
+
+    def files(self, voice: int) -> list[tuple[float, Published]]:
+        """Return what of a voice lies in the outbox, each with the time of its publication."""
+        rows = self._ask("SELECT * FROM files WHERE voice = ? ORDER BY published, path", (voice,))
+        return [(r["published"], _published(r)) for r in rows]
 
     def twin(self, voice: Voice) -> Voice | None:
         """Return another voice at rest with the same key, so that its ending is this one's too."""
@@ -465,6 +480,17 @@ def _in(states: Sequence[State]) -> str:
 
 def _path(raw: bytes) -> PurePosixPath:
     return PurePosixPath(os.fsdecode(raw))
+
+
+def _published(row: sqlite3.Row) -> Published:
+    return Published(_path(row["path"]), row["kind"], row["sha256"], row["bytes"])
+
+
+def _converted_source(row: sqlite3.Row) -> Published | None:
+    there = row["state"] == State.DONE and row["source"] == "there" and row["finished"] is not None
+    if not (there and row["content"]):
+        return None
+    return Published(_path(row["relpath"]), "source", row["content"], _stamp(row["stamp"]).size)
 
 
 def _stamp(raw: str) -> FileStamp:

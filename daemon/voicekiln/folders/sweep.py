@@ -12,7 +12,7 @@ hash is compared once more right before.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from pathlib import Path, PurePosixPath
@@ -20,7 +20,7 @@ from typing import Literal
 
 from voicekiln.folders.files import NOT_A_FILE, open_folder, sha256_at, sync_folder
 from voicekiln.folders.ledger import Ledger
-from voicekiln.folders.voices import AT_REST, Published, State, Voice
+from voicekiln.folders.voices import Published, Resting
 from voicekiln.job import FileStamp
 from voicekiln.steps import Step, passed
 
@@ -74,9 +74,13 @@ def plan(ledger: Ledger, lives: Lives, max_share: float, now: float, synced: Seq
     At least one item may always go, or a folder with a single voice would never be swept. Sources below a folder of
     `synced` stay: a sync tool would remove them on the person's own computer, too.
     """
-    items = [item for item in _items(ledger, now) if not (item.of == "sources" and _below(item, synced))]
-    due = sorted((i for i in items if _is_due(i, lives)), key=lambda i: -i.age_s)
-    most = max_share * sum(len(item.files) for item in items)
+    due, files = [], 0
+    for item in _items(ledger, now):
+        if item.of != "sources" or not _below(item, synced):
+            files += len(item.files)
+            due += [item] if _is_due(item, lives) else []
+    due.sort(key=lambda item: -item.age_s)
+    most = max_share * files
     so_far = list(accumulate(len(item.files) for item in due))
     going = max(1, sum(1 for files in so_far if files <= most))
     return Plan(tuple(due[:going]), max(0, len(due) - going))
@@ -113,22 +117,18 @@ def note(ledger: Ledger, swept: Swept) -> None:
 
 
 def _items(ledger: Ledger, now: float) -> Iterator[Item]:
-    files: dict[int, list[tuple[float, Published]]] = {}
-    for voice, at, file in ledger.files():
-        files.setdefault(voice, []).append((at, file))
-    for row in ledger.voices(*AT_REST):
-        yield from _published_items(row, files.get(row.id, []), now)
-        if row.state is State.DONE and row.source == "there" and row.finished is not None and row.sha256:
-            source = Published(row.relpath, "source", row.sha256, row.stamp.size)
-            yield Item(row.id, "sources", (source,), now - row.finished, row.finished)
+    for voice in ledger.at_rest():
+        yield from _published_items(voice, now)
+        if voice.source is not None and voice.finished is not None:
+            yield Item(voice.id, "sources", (voice.source,), now - voice.finished, voice.finished)
 
 
-def _published_items(row: Voice, files: Iterable[tuple[float, Published]], now: float) -> Iterator[Item]:
-    results = [(at, f) for at, f in files if f.kind != "refusal"]
+def _published_items(row: Resting, now: float) -> Iterator[Item]:
+    results = [(at, f) for at, f in row.files if f.kind != "refusal"]
     if results:
         ordered = sorted((f for _, f in results), key=lambda f: (f.kind != "sidecar", f.path))
         yield Item(row.id, "results", tuple(ordered), now - max(at for at, _ in results), row.finished)
-    for at, file in files:
+    for at, file in row.files:
         if file.kind == "refusal":
             yield Item(row.id, "refusals", (file,), now - at, row.finished)
 

@@ -97,6 +97,18 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
+class Resting:
+    """The part of a row at rest that a sweep looks at; of thousands, the whole rows would fill the memory."""
+
+    id: int
+    source: Published | None
+    """The file in the inbox, where it was converted and still lies there as it was."""
+    finished: float | None
+    files: tuple[tuple[float, Published], ...]
+    """What lies in the outbox, each with the time of its publication."""
+
+
+@dataclass(frozen=True, slots=True)
 class Published:
     """A file of ours in the outbox."""
 

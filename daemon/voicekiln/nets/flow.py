@@ -29,12 +29,12 @@ class WN(nn.Module):
         self.cond_layer = nn.Conv1d(gin_channels, 2 * channels * layers, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """Return the sum of the skip paths, (batch, channels, frames).
+        """Return the sum of the skip paths, (1, channels, frames), anything beyond the mask.
 
         Args:
-            x: (batch, channels, frames).
-            mask: 1 or 0 as (batch, 1, frames).
-            g: The speaker, (batch, gin_channels, 1).
+            x: (1, channels, frames), 0 beyond the mask.
+            mask: 1 or 0 as (frames,).
+            g: The speaker, (1, gin_channels, 1).
         """
         conditions = torch.split(self.cond_layer(g), 2 * self.channels, dim=1)
         skipped = []
@@ -46,7 +46,7 @@ class WN(nn.Module):
                 x = (x + residual) * mask
             skipped.append(mixed)
         total: torch.Tensor = sum(skipped[1:], skipped[0])
-        return total * mask
+        return total
 
 
 class ResidualCouplingLayer(nn.Module):
@@ -60,9 +60,9 @@ class ResidualCouplingLayer(nn.Module):
         self.post = nn.Conv1d(hidden, self.moves, 1)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """Return (batch, channels, frames), the step undone."""
+        """Return (1, channels, frames), the step undone; 0 beyond the mask, as `x` is."""
         kept, moved = torch.split(x, self.moves, dim=1)
-        mean = self.post(self.enc(self.pre(kept) * mask, mask, g)) * mask
+        mean = self.post(self.enc(self.pre(kept) * mask, mask, g))
         return torch.cat([kept, (moved - mean) * mask], dim=1)
 
 
@@ -70,7 +70,7 @@ class Flip(nn.Module):
     """Turns the channels over, so that the next step moves the other half."""
 
     def forward(self, x: torch.Tensor, _mask: torch.Tensor, _g: torch.Tensor) -> torch.Tensor:
-        """Return (batch, channels, frames) with the channels in reverse order."""
+        """Return (1, channels, frames) with the channels in reverse order."""
         return torch.flip(x, [1])
 
 
@@ -85,7 +85,7 @@ class ResidualCouplingBlock(nn.Module):
             self.flows.append(Flip())
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor, g: torch.Tensor) -> torch.Tensor:
-        """Return (batch, channels, frames) run through all steps, the last first."""
+        """Return (1, channels, frames) run through all steps, the last first; 0 beyond the mask, as `x` is."""
         for flow in reversed(self.flows):
             x = flow(x, mask, g)
         return x

@@ -32,14 +32,14 @@ class ResBlock1(nn.Module):
         self.convs2 = nn.ModuleList(_conv(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (batch, channels, 1, samples) in the same shape."""
+        """Return (1, channels, 1, samples) in the same shape."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
             x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, SLOPE)), SLOPE))
         return x
 
 
 class Generator(nn.Module):
-    """From (batch, channels, frames) to audio."""
+    """From (1, channels, frames) to audio."""
 
     def __init__(  # noqa: PLR0913, PLR0917 - the architecture's own numbers
         self,
@@ -52,7 +52,7 @@ class Generator(nn.Module):
         gin_channels: int,
         source: nn.Module | None = None,
     ) -> None:
-        """Lay out the layers; `source` makes the excitation, (batch, 1, samples), from f0."""
+        """Lay out the layers; `source` makes the excitation, (1, 1, samples), from f0."""
         super().__init__()
         self.blocks_per_step = len(block_kernels)
         widths = [initial >> step for step in range(len(rates) + 1)]
@@ -75,15 +75,15 @@ class Generator(nn.Module):
         self.conv_post = _conv(widths[-1], 1, 7, padding=3, bias=False)
 
     def forward(self, x: torch.Tensor, g: torch.Tensor, f0: torch.Tensor | None = None) -> torch.Tensor:
-        """Return audio within -1 .. 1, (batch, 1, samples).
+        """Return audio within -1 .. 1, (1, 1, samples).
 
         Args:
-            x: (batch, channels, frames).
-            g: The speaker, (batch, gin_channels, 1).
-            f0: In Hz, 0 where unvoiced, (batch, frames); only with a source.
+            x: (1, channels, frames).
+            g: The speaker, (1, gin_channels, 1).
+            f0: In Hz, 0 where unvoiced, (1, frames); only with a source.
         """
         excitation = None if f0 is None else self.m_source(f0).unsqueeze(2)
-        x = self.conv_pre(x.unsqueeze(2)) + self.cond(g.unsqueeze(2))  # (batch, channels, 1, frames)
+        x = self.conv_pre(x.unsqueeze(2)) + self.cond(g.unsqueeze(2))  # (1, channels, 1, frames)
         for step, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, SLOPE))
             if excitation is not None:
@@ -91,7 +91,8 @@ class Generator(nn.Module):
             blocks = self.resblocks[step * self.blocks_per_step : (step + 1) * self.blocks_per_step]
             results = [block(x) for block in blocks]
             x = sum(results[1:], results[0]) / self.blocks_per_step
-        return torch.tanh(self.conv_post(F.leaky_relu(x)).squeeze(2))
+        # Of four axes the first goes: that the two after it are 1 is known to the exporter by itself.
+        return torch.tanh(self.conv_post(F.leaky_relu(x))[0])
 
 
 def _conv(  # noqa: PLR0913 - what a convolution has

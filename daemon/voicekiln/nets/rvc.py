@@ -21,6 +21,12 @@ PITCHES = 256
 """Rows of the pitch embedding: 0 is never fed, 1 is unvoiced or lowest, 255 highest."""
 
 
+def embedding(rows: int, channels: int) -> nn.Embedding:
+    """Return a table without numbers: drawing them, as `nn.Embedding` does, takes a second on the meta device."""
+    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, channels))  # type: ignore[no-untyped-call]
+    return table
+
+
 class TextEncoder(nn.Module):
     """Mean and log deviation of the prior, from speech features and coarse pitch."""
 
@@ -29,30 +35,30 @@ class TextEncoder(nn.Module):
         self.hidden, self.channels = hidden, channels
         self.emb_phone = nn.Linear(features, hidden)
         if pitch:
-            self.emb_pitch = nn.Embedding(PITCHES, hidden)
+            self.emb_pitch = embedding(PITCHES, hidden)
         self.encoder = encoder
         self.proj = nn.Conv1d(hidden, 2 * channels, 1)
 
     def forward(
         self, phone: torch.Tensor, mask: torch.Tensor, pitch: torch.Tensor | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return mean and log deviation, each (batch, channels, frames).
+        """Return mean and log deviation, each (1, channels, frames); the same for all frames beyond the mask.
 
         Args:
-            phone: (batch, frames, features).
-            mask: 1 or 0 as (batch, 1, frames).
-            pitch: 1 .. 255 as (batch, frames), for voices with f0.
+            phone: (1, frames, features).
+            mask: 1 or 0 as (frames,).
+            pitch: 1 .. 255 as (1, frames), for voices with f0.
         """
         x = self.emb_phone(phone)
         if pitch is not None:
             x = x + self.emb_pitch(pitch)
-        x = F.leaky_relu(x * math.sqrt(self.hidden), 0.1).transpose(1, 2)  # (batch, hidden, frames)
-        mean, log_deviation = torch.split(self.proj(self.encoder(x, mask)) * mask, self.channels, dim=1)
+        x = F.leaky_relu(x * math.sqrt(self.hidden), 0.1).transpose(1, 2)  # (1, hidden, frames)
+        mean, log_deviation = torch.split(self.proj(self.encoder(x, mask)), self.channels, dim=1)
         return mean, log_deviation
 
 
 class Synthesizer(nn.Module):
-    """The whole voice."""
+    """The whole voice, one utterance at a time: the batch axis is there for the clients, and its size is 1."""
 
     def __init__(
         self, enc_p: TextEncoder, flow: ResidualCouplingBlock, dec: Generator, speakers: int, gin_channels: int
@@ -61,7 +67,7 @@ class Synthesizer(nn.Module):
         self.enc_p = enc_p
         self.flow = flow
         self.dec = dec
-        self.emb_g = nn.Embedding(speakers, gin_channels)
+        self.emb_g = embedding(speakers, gin_channels)
 
     def speak(
         self,
@@ -71,15 +77,14 @@ class Synthesizer(nn.Module):
         rnd: torch.Tensor,
         pitch: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """Return audio, (batch, 1, samples); see the subclasses for the inputs."""
+        """Return audio, (1, 1, samples); see the subclasses for the inputs."""
         coarse, f0 = pitch or (None, None)
         places = torch.arange(phone.shape[1], device=phone.device)
-        mask = (places < phone_lengths.unsqueeze(1)).to(phone.dtype).unsqueeze(1)  # (batch, 1, frames)
-        g = self.emb_g(ds).unsqueeze(-1)  # (batch, gin_channels, 1)
+        mask = (places < phone_lengths).to(phone.dtype)
+        g = self.emb_g(ds).unsqueeze(-1)  # (1, gin_channels, 1)
         mean, log_deviation = self.enc_p(phone, mask, coarse)
         z_p = (mean + torch.exp(log_deviation) * rnd) * mask
-        z = self.flow(z_p, mask, g)
-        return self.dec(z * mask, g, f0)  # type: ignore[no-any-return]
+        return self.dec(self.flow(z_p, mask, g), g, f0)  # type: ignore[no-any-return]
 
 
 class PitchedSynthesizer(Synthesizer):
@@ -94,15 +99,15 @@ class PitchedSynthesizer(Synthesizer):
         ds: torch.Tensor,
         rnd: torch.Tensor,
     ) -> torch.Tensor:
-        """Return audio within -1 .. 1, (batch, 1, samples).
+        """Return audio within -1 .. 1, (1, 1, samples).
 
         Args:
-            phone: Speech features, (batch, frames, 256 or 768).
-            phone_lengths: How many of the frames count, (batch,).
-            pitch: Coarse pitch 1 .. 255, (batch, frames).
-            pitchf: f0 in Hz, 0 where unvoiced, (batch, frames).
-            ds: Speaker, (batch,).
-            rnd: Normal noise with the wanted deviation (the original's is 0.66666), (batch, channels, frames).
+            phone: Speech features, (1, frames, 256 or 768).
+            phone_lengths: How many of the frames count, (1,).
+            pitch: Coarse pitch 1 .. 255, (1, frames).
+            pitchf: f0 in Hz, 0 where unvoiced, (1, frames).
+            ds: Speaker, (1,).
+            rnd: Normal noise with the wanted deviation (the original's is 0.66666), (1, channels, frames).
         """
         return self.speak(phone, phone_lengths, ds, rnd, (pitch, pitchf))
 
@@ -113,5 +118,5 @@ class PlainSynthesizer(Synthesizer):
     def forward(
         self, phone: torch.Tensor, phone_lengths: torch.Tensor, ds: torch.Tensor, rnd: torch.Tensor
     ) -> torch.Tensor:
-        """Return audio within -1 .. 1, (batch, 1, samples); inputs as in `PitchedSynthesizer`."""
+        """Return audio within -1 .. 1, (1, 1, samples); inputs as in `PitchedSynthesizer`."""
         return self.speak(phone, phone_lengths, ds, rnd)

@@ -34,40 +34,40 @@ class SineGen(nn.Module):
         self.noise = Noise()
 
     def forward(self, f0: torch.Tensor) -> torch.Tensor:
-        """Return (batch, samples, harmonic_num + 1) for f0 in Hz as (batch, frames).
+        """Return (frames, hop, harmonic_num + 1) for f0 in Hz as (1, frames).
 
         The overtones start in phase with the fundamental. The paper starts them at random, which would be one more
         draw in the graph; nothing with overtones has been judged by ear yet.
         """
-        hz = f0.unsqueeze(-1).expand(-1, -1, self.hop)  # (batch, frames, hop)
-        voiced = (hz > 0).to(f0.dtype).flatten(1).unsqueeze(-1)  # (batch, samples, 1)
-        sines: torch.Tensor = torch.sin(2 * math.pi * self._turns(hz)) * SINE_AMPLITUDE * voiced
-        deviation: torch.Tensor = voiced * VOICED_NOISE + (1 - voiced) * UNVOICED_NOISE
-        noise: torch.Tensor = deviation * self.noise(sines)
+        hz = f0.reshape(-1, 1, 1)
+        voiced = hz > 0
+        sines = torch.sin(2 * math.pi * self._turns(hz)) * torch.where(voiced, SINE_AMPLITUDE, 0.0)
+        noise: torch.Tensor = torch.where(voiced, VOICED_NOISE, UNVOICED_NOISE) * self.noise(sines)
         return sines + noise
 
     def _turns(self, hz: torch.Tensor) -> torch.Tensor:
-        """Return the phase in turns, (batch, samples, harmonic_num + 1), for f0 as (batch, frames, hop)."""
-        # Counted from a shape and not from `hop`: the exporter would write the numbers into the graph.
-        samples = (torch.arange(hz.shape[-1], device=hz.device) + 1).to(hz.dtype)
-        within = hz / self.sample_rate * samples
-        added = torch.fmod(within[..., -1:] + 0.5, 1.0) - 0.5  # by each frame, within half a turn
-        turns = (within + _sum_before(added)).flatten(1).unsqueeze(-1)
+        """Return the phase in turns, (frames, hop, harmonic_num + 1), for f0 as (frames, 1, 1)."""
+        step = hz / self.sample_rate
+        # The exporter writes these few hundred numbers into the graph, in place of nodes that count.
+        samples = torch.arange(1, self.hop + 1, dtype=hz.dtype, device=hz.device).unsqueeze(-1)
+        within = step * samples
+        added = step * self.hop
+        turns = within + _sum_before(added - torch.round(added))  # by each frame, within half a turn
         if self.harmonic_num == 0:
             return turns
         return turns * torch.arange(1, self.harmonic_num + 2, dtype=hz.dtype, device=hz.device)
 
 
 def _sum_before(added: torch.Tensor) -> torch.Tensor:
-    """Return for each frame what the frames before it add up to, modulo one turn; (batch, frames, 1).
+    """Return for each frame what the frames before it add up to, modulo one turn; (frames, 1, 1).
 
     The sum over multiples of `COARSE` is exact in float32 for minutes, the sum over the small rest never gets large
     enough to lose digits. One sum over both would differ between runtimes by what each rounds away.
     """
     coarse = torch.round(added / COARSE) * COARSE
     fine = added - coarse
-    whole = torch.fmod(torch.cumsum(coarse, dim=1) - coarse, 1.0)
-    return whole + (torch.cumsum(fine, dim=1) - fine)
+    whole = torch.fmod(torch.cumsum(coarse, dim=0) - coarse, 1.0)
+    return whole + (torch.cumsum(fine, dim=0) - fine)
 
 
 class SourceModuleHnNSF(nn.Module):
@@ -79,5 +79,6 @@ class SourceModuleHnNSF(nn.Module):
         self.l_linear = nn.Linear(harmonic_num + 1, 1)
 
     def forward(self, f0: torch.Tensor) -> torch.Tensor:
-        """Return (batch, 1, samples) for f0 in Hz as (batch, frames)."""
-        return torch.tanh(self.l_linear(self.l_sin_gen(f0))).transpose(1, 2)
+        """Return (1, 1, samples) for f0 in Hz as (1, frames)."""
+        mixed = torch.tanh(self.l_linear(self.l_sin_gen(f0).flatten(0, 1)))  # (samples, 1)
+        return mixed.transpose(0, 1).unsqueeze(0)

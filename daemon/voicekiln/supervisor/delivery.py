@@ -90,14 +90,14 @@ class Post:
         staging = self._common.staging(voice.job or "-")
         sources = {file.sha256: staging / file.name for file in conversion.files}
         if not staging.is_dir() and (twin := self._common.ledger.twin(voice)) is not None:
-            for _, _, file in self._common.ledger.files(twin.id):
+            for _, file in self._common.ledger.files(twin.id):
                 if file.sha256 in sources:
                     sources[file.sha256] = self._common.settings.outbox / file.path
         return sources
 
     def _delivery(self, voice: Voice, pieces: Sequence[Piece], *, replaces_all: bool) -> Delivery:
         """`replaces_all` lets a result take away whatever else the voice had; a refusal leaves an older result."""
-        ours = {file.path: file for _, _, file in self._common.ledger.files(voice.id)}
+        ours = {file.path: file for _, file in self._common.ledger.files(voice.id)}
         targets = {piece.path for piece in pieces}
         stale = [path for path in ours if replaces_all and path not in targets]
         token = f"{self._common.ledger.instance}{voice.id:x}"

@@ -33,7 +33,7 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError, intact
 from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
-from voicekiln.folders.voices import REPLACEABLE, Known, Published, State, Voice
+from voicekiln.folders.voices import AT_REST, REPLACEABLE, Known, Published, State, Voice
 from voicekiln.folders.watch import FileSystem
 from voicekiln.job import FileStamp, Refused
 from voicekiln.settings import Settings
@@ -168,26 +168,40 @@ class Intake:
         for relpath in snapshot.unreadable.keys() - self._unreadable:
             self._common.log.warning("folder.unreadable", path=shown(relpath), reason=snapshot.unreadable[relpath])
         self._unreadable = set(snapshot.unreadable)
-        self._settler.quiet_s = self._common.settings.settle.quiet
-        self._settler.observe(snapshot.files, began, self._common.now.mono)
         with self._common.ledger.together():
-            self._compare(snapshot)
+            waiting = self._compare(snapshot)
+        self._settler.quiet_s = self._common.settings.settle.quiet
+        self._settler.observe(waiting, began, self._common.now.mono)
         self._common.clear_leftovers(self._taking)
 
-    def _compare(self, snapshot: Snapshot) -> None:
+    def _compare(self, snapshot: Snapshot) -> dict[PurePosixPath, FileStamp]:
+        """Enter what has changed; return the files that are not at rest.
+
+        Those may be few and the others thousands, of which nothing is kept in memory.
+        """
         refused: dict[PurePosixPath, Refusal] = {path: ConflictCopy(tool=t) for path, t in snapshot.conflicts.items()}
         refused |= {path: NotAFile(what=what) for path, what in snapshot.odd.items()}
-        known = self._common.ledger.stamps()
-        for relpath, stamp in (snapshot.files | dict.fromkeys(refused, NOT_READ)).items():
-            old = known.get(relpath)
-            if old is None or (old.state in REPLACEABLE and (old.stamp != stamp or old.source != "there")):
-                voice = self._sight(relpath, stamp, old)
-                if relpath in refused:
-                    self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
-        for relpath, old in known.items():
-            there = relpath in snapshot.files or relpath in refused
-            if old.source == "there" and not there and snapshot.covers(relpath):
-                self._common.ledger.vanished(old.id)
+        seen = snapshot.files | dict.fromkeys(refused, NOT_READ)
+        changed: list[tuple[PurePosixPath, FileStamp, Known | None]] = []
+        waiting: dict[PurePosixPath, FileStamp] = {}
+        vanished: list[int] = []
+        for relpath, old in self._common.ledger.known():
+            stamp = seen.pop(relpath, None)
+            if stamp is None:
+                vanished += [old.id] if old.source == "there" and snapshot.covers(relpath) else []
+            elif old.state in REPLACEABLE and (old.stamp != stamp or old.source != "there"):
+                changed.append((relpath, stamp, old))
+            elif old.state not in AT_REST:
+                waiting[relpath] = stamp
+        changed += [(relpath, stamp, None) for relpath, stamp in seen.items()]
+        for relpath, stamp, before in changed:
+            voice = self._sight(relpath, stamp, before)
+            waiting[relpath] = stamp
+            if relpath in refused:
+                self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
+        for number in vanished:
+            self._common.ledger.vanished(number)
+        return {relpath: stamp for relpath, stamp in waiting.items() if relpath not in refused}
 
     def _sight(self, relpath: PurePosixPath, stamp: FileStamp, old: Known | None) -> Voice:
         if old is not None:
@@ -238,7 +252,7 @@ class Intake:
         job = f"{common.ledger.instance}t{int(common.now.wall):x}n{self._count:x}"
         self._taking = job
         unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
-        results = [file for _, _, file in common.ledger.files(voice.id)]
+        results = [file for _, file in common.ledger.files(voice.id)]
         common.hands.do(
             f"copying {shown(voice.relpath)}",
             lambda: _copy(common, voice, job, results, unproven_ok=unproven_ok),
