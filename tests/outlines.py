@@ -13,14 +13,21 @@ from voicekiln.nets.weight_norm import older_spelling
 
 def outline(checkpoint: Mapping[str, Any]) -> Outline:
     """Return the outline of what a training tool hands to `torch.save`."""
-    key = next((key for key in ("weight", "model", "generator") if isinstance(checkpoint.get(key), dict)), None)
-    found = checkpoint if key is None else checkpoint[key]
-    named = {name: tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+    key = _tensor_key(checkpoint)
     rest = {k: v for k, v in checkpoint.items() if k != key and not isinstance(v, torch.Tensor) and k != "optimizer"}
-    infos = {
-        older_spelling(n): TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in named.items()
-    }
+    infos = {n: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for n, t in tensors(checkpoint).items()}
     return Outline(infos, rest, key, tuple(checkpoint))
+
+
+def tensors(checkpoint: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Return its tensors under the names that they have in the outline."""
+    key = _tensor_key(checkpoint)
+    found = checkpoint if key is None else checkpoint[key]
+    return {older_spelling(name): tensor for name, tensor in found.items() if isinstance(tensor, torch.Tensor)}
+
+
+def _tensor_key(checkpoint: Mapping[str, Any]) -> str | None:
+    return next((key for key in ("weight", "model", "generator") if isinstance(checkpoint.get(key), dict)), None)
 
 
 def named(*names: str, key: str | None = "model") -> Outline:

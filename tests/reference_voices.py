@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from voicekiln.families.base import Outline, TensorInfo
+
 FOLDER = Path(__file__).parent / "reference"
 
 RND_SCALE = 0.66666
@@ -48,6 +50,13 @@ def checkpoint(name: str) -> dict[str, Any]:
     """Return the object that the training tool hands to `torch.save`."""
     voice = spec(name)
     return {voice["tensor_key"]: tensors(name), **voice["rest"]}
+
+
+def outline(name: str) -> Outline:
+    """Return the outline of that checkpoint; no number is drawn for it."""
+    voice = spec(name)
+    infos = {key: TensorInfo(tuple(row["shape"]), voice["dtype"]) for key, row in voice["tensors"].items()}
+    return Outline(infos, voice["rest"], voice["tensor_key"], (voice["tensor_key"], *voice["rest"]))
 
 
 def write_checkpoint(name: str, path: Path) -> Path:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -17,14 +18,44 @@ from onnx import numpy_helper
 from convert import small_networks
 from voicekiln.convert import verify as verify_module
 from voicekiln.convert.device import CPU
-from voicekiln.convert.graph import TRACED_FRAMES, BadGraphError, export, noise_nodes
+from voicekiln.convert.graph import TRACED_FRAMES, BadGraphError, noise_nodes
 from voicekiln.convert.halve import halve
-from voicekiln.convert.verify import BEST_DB, LENGTHS, difference, open_session, verify
+from voicekiln.convert.verify import BEST_DB, Voice, difference, open_session, verify
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
+from voicekiln.families.sample import V2_40K
+from voicekiln.job import VERIFY, Verify
 from voicekiln.nets.noise import Noise
 
 PROVIDERS = [CPU]
+
+
+LENGTHS = verify_module.LENGTHS["full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A voice and its file's model, numbers included."""
+
+    voice: Voice
+    model: onnx.ModelProto
+
+
+def made(
+    exportable: Exportable | None = None,
+    numbers: small_networks.Numbers | None = None,
+    graph: onnx.ModelProto | None = None,
+) -> Made:
+    """Return a voice with its model; the small voice by default."""
+    exportable, numbers = exportable or small_networks.voice(), numbers or small_networks.numbers()
+    graph = graph or small_networks.graph()
+    return Made(small_networks.asked(exportable, numbers, graph), small_networks.whole(graph, numbers))
+
+
+def two_noises() -> Made:
+    """Return a voice that draws twice."""
+    exportable = small_networks.two_noises()
+    return made(exportable, graph=small_networks.graph(exportable))
 
 
 def written(tmp_path: Path, model: onnx.ModelProto) -> Path:
@@ -32,6 +63,11 @@ def written(tmp_path: Path, model: onnx.ModelProto) -> Path:
     path = tmp_path / "fp32.onnx"
     path.write_bytes(model.SerializeToString())
     return path
+
+
+def asking(voice: Voice, **changed: Any) -> Voice:
+    """Return the voice with another description."""
+    return replace(voice, exportable=replace(voice.exportable, **changed))
 
 
 def weight(model: onnx.ModelProto, name: str) -> onnx.TensorProto:
@@ -47,33 +83,45 @@ def node(model: onnx.ModelProto, op_type: str) -> onnx.NodeProto:
 
 
 def test_a_faithful_file_passes_with_its_figures(tmp_path: Path) -> None:
-    """The figures name provider, lengths and the worst of them; nothing was run at the traced length."""
-    voice = small_networks.voice()
-    [fidelity] = verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+    """The figures name provider, lengths and the worst of them."""
+    one = made()
+    [fidelity] = verify(written(tmp_path, one.model), one.voice, "fp32", PROVIDERS, LENGTHS)
     assert (fidelity.provider, fidelity.frames, fidelity.wanted_db) == (CPU, LENGTHS, 100.0)
     assert 100 <= fidelity.snr_db <= BEST_DB
     assert 0 <= fidelity.max_abs < 1e-4
-    assert len(LENGTHS) >= 2
-    assert TRACED_FRAMES not in LENGTHS
+
+
+@pytest.mark.parametrize("how", ["full", "quick"])
+def test_two_lengths_that_were_never_traced_are_run(how: Verify) -> None:
+    """Both longer than the window of any attention, without a common factor that a frozen size could hide behind."""
+    first, second = verify_module.LENGTHS[how]
+    assert TRACED_FRAMES not in (first, second)
+    assert min(first, second) > 2 * V2_40K.window + 1
+    assert math.gcd(first, second) == 1
+
+
+def test_nothing_is_run_where_nothing_is_asked() -> None:
+    """`off` names no length."""
+    assert verify_module.LENGTHS["off"] == ()
+    assert verify_module.LENGTHS.keys() == set(VERIFY)
 
 
 def test_noise_is_compared_and_not_left_out(tmp_path: Path) -> None:
     """Two draws, the second multiplied by the first, agree at every length: shapes, order and seeds are right."""
-    voice = small_networks.two_noises()
-    path = written(tmp_path, export(voice, 17))
-    assert verify(path, voice, "fp32", PROVIDERS, (30, 41, 41, 25))[0].snr_db > 130
+    two = two_noises()
+    assert verify(written(tmp_path, two.model), two.voice, "fp32", PROVIDERS, (30, 41, 41, 25))[0].snr_db > 130
 
 
 def test_the_noise_is_the_files_own(tmp_path: Path) -> None:
     """With another seed in the file the same check fails: it would not notice noise that is replayed from nowhere."""
-    voice = small_networks.two_noises()
-    model = export(voice, 17)
-    noises = noise_nodes(model.graph)
-    path = written(tmp_path, model)
+    two = two_noises()
+    noises = noise_nodes(two.model.graph)
     seeds = [a for n in noises for a in n.attribute if a.name == "seed"]
     seeds[0].f, seeds[1].f = 3.0, 4.0
+    voice = replace(two.voice, noises=noises)
+    path = written(tmp_path, two.model)
     real = verify_module._noise_source
-    verify(written(tmp_path, model), voice, "fp32", PROVIDERS)  # the file's own seeds are read, whatever they are
+    verify(path, voice, "fp32", PROVIDERS, LENGTHS)  # the file's own seeds are read, whatever they are
 
     def another(node: onnx.NodeProto, provider: str) -> verify_module.Draw:
         changed = onnx.NodeProto()
@@ -84,18 +132,18 @@ def test_the_noise_is_the_files_own(tmp_path: Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(verify_module, "_noise_source", another)
         with pytest.raises(NotFaithful):
-            verify(path, voice, "fp32", PROVIDERS)
+            verify(path, voice, "fp32", PROVIDERS, LENGTHS)
 
 
 def test_the_network_is_left_as_it_was(tmp_path: Path) -> None:
     """Afterwards its noise is random again, also when the file was refused."""
-    voice = small_networks.voice()
-    noise = voice.module.get_submodule(voice.noises[0])
+    one = made()
+    noise = one.voice.network.get_submodule(one.voice.exportable.noises[0])
     assert isinstance(noise, Noise)
-    path = written(tmp_path, export(voice, 17))
-    verify(path, voice, "fp32", PROVIDERS)
+    path = written(tmp_path, one.model)
+    verify(path, one.voice, "fp32", PROVIDERS, LENGTHS)
     with pytest.raises(NotFaithful):
-        verify(path, replace(voice, wanted_db={"fp32": 190.0}), "fp32", PROVIDERS)
+        verify(path, asking(one.voice, wanted_db={"fp32": 190.0}), "fp32", PROVIDERS, LENGTHS)
     assert noise.replay is None
     assert not noise._forward_pre_hooks
 
@@ -110,10 +158,9 @@ def wrong_weight(model: onnx.ModelProto) -> None:
 
 def other_weights(model: onnx.ModelProto) -> None:
     """Take all weights from another voice."""
-    for mine, other in zip(
-        model.graph.initializer, export(small_networks.voice(seed=1), 17).graph.initializer, strict=True
-    ):
-        mine.CopyFrom(other)
+    other = small_networks.whole(model, small_networks.numbers(seed=1))
+    for mine, theirs in zip(model.graph.initializer, other.graph.initializer, strict=True):
+        mine.CopyFrom(theirs)
 
 
 def nan_weight(model: onnx.ModelProto) -> None:
@@ -187,42 +234,41 @@ FLAWS = [
 @pytest.mark.parametrize("flaw", FLAWS)
 def test_a_file_that_differs_is_refused(tmp_path: Path, flaw: Callable[[onnx.ModelProto], None]) -> None:
     """Each flaw is planted in a file that passed before, and found."""
-    voice = small_networks.voice()
-    model = export(voice, 17)
-    verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
-    flaw(model)
+    one = made()
+    verify(written(tmp_path, one.model), one.voice, "fp32", PROVIDERS, LENGTHS)
+    flaw(one.model)
     with pytest.raises(NotFaithful) as caught:
-        verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
+        verify(written(tmp_path, one.model), one.voice, "fp32", PROVIDERS, LENGTHS)
     assert caught.value.found["precision"] == "fp32"
     assert caught.value.found["frames"] in {0, *LENGTHS}
 
 
 def test_a_network_that_gives_nan_is_refused(tmp_path: Path) -> None:
     """NaN on both sides is no agreement."""
-    voice = small_networks.voice()
-    path = written(tmp_path, export(voice, 17))
-    with torch.no_grad():
-        dict(voice.module.named_parameters())["dec.conv_post.bias"].fill_(math.nan)
+    path = written(tmp_path, made().model)
+    numbers = dict(small_networks.numbers())
+    numbers["dec.conv_post.bias"] = torch.tensor([math.nan])
+    broken = made(numbers=numbers)
     with pytest.raises(NotFaithful):
-        verify(path, voice, "fp32", PROVIDERS)
+        verify(path, broken.voice, "fp32", PROVIDERS, LENGTHS)
     with pytest.raises(NotFaithful):
-        verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+        verify(written(tmp_path, broken.model), broken.voice, "fp32", PROVIDERS, LENGTHS)
 
 
 def test_silence_is_no_proof(tmp_path: Path) -> None:
     """A voice that says nothing agrees with everything that says nothing, so it does not pass."""
-    voice = small_networks.voice()
-    with torch.no_grad():
-        dict(voice.module.named_parameters())["dec.conv_post.weight"].zero_()
+    numbers = dict(small_networks.numbers())
+    numbers["dec.conv_post.weight"] = torch.zeros_like(numbers["dec.conv_post.weight"])
+    mute = made(numbers=numbers)
     with pytest.raises(NotFaithful) as caught:
-        verify(written(tmp_path, export(voice, 17)), voice, "fp32", PROVIDERS)
+        verify(written(tmp_path, mute.model), mute.voice, "fp32", PROVIDERS, LENGTHS)
     assert caught.value.found["snr_db"] == "no"
 
 
 def test_the_worst_length_counts(tmp_path: Path) -> None:
     """A file that is right at one length only is refused for the other."""
-    voice = small_networks.voice()
-    deaf = export(voice, 17)
+    one = made()
+    voice, deaf = one.voice, one.model
     node(deaf, "Unsqueeze").input[0] = "at_most"  # of the lengths: what lies beyond the traced length is masked
     deaf.graph.initializer.append(numpy_helper.from_array(np.array([TRACED_FRAMES]), "traced"))
     deaf.graph.node.insert(0, onnx.helper.make_node("Min", ["phone_lengths", "traced"], ["at_most"], "min"))
@@ -235,29 +281,28 @@ def test_the_worst_length_counts(tmp_path: Path) -> None:
 
 def test_half_precision_has_its_own_measure(tmp_path: Path) -> None:
     """A half file passes as half and not as float32."""
-    voice = small_networks.voice()
-    path = written(tmp_path, halve(export(voice, 17), voice.in_float32))
-    assert verify(path, voice, "fp16", PROVIDERS)[0].wanted_db == 55
+    half = made(graph=halve(small_networks.graph(), small_networks.SOURCE))
+    path = written(tmp_path, half.model)
+    assert verify(path, half.voice, "fp16", PROVIDERS, LENGTHS)[0].wanted_db == 55
     with pytest.raises(NotFaithful):
-        verify(path, voice, "fp32", PROVIDERS)
+        verify(path, half.voice, "fp32", PROVIDERS, LENGTHS)
 
 
 def test_a_file_that_does_not_load_is_refused(tmp_path: Path) -> None:
     """What ONNX Runtime says about it is for the log; the person hears that it was not published."""
-    voice = small_networks.voice()
-    model = export(voice, 17)
-    node(model, "Sin").op_type = "Sinus"
+    one = made()
+    node(one.model, "Sin").op_type = "Sinus"
     with pytest.raises(NotFaithful) as caught:
-        verify(written(tmp_path, model), voice, "fp32", PROVIDERS)
+        verify(written(tmp_path, one.model), one.voice, "fp32", PROVIDERS, LENGTHS)
     assert caught.value.found["frames"] == 0
 
 
 @pytest.mark.parametrize("change", ["name", "order", "axis", "dtype"])
 def test_another_interface_is_caught(tmp_path: Path, change: str) -> None:
     """The session's own view of names, order, types and axes is compared."""
-    voice = small_networks.voice()
-    path = written(tmp_path, export(voice, 17))
-    first, second, third = voice.inputs
+    one = made()
+    path = written(tmp_path, one.model)
+    first, second, third = one.voice.exportable.inputs
     inputs = {
         "name": (replace(first, name="feats"), second, third),
         "order": (first, third, second),
@@ -265,36 +310,35 @@ def test_another_interface_is_caught(tmp_path: Path, change: str) -> None:
         "dtype": (first, replace(second, dtype="int32"), third),
     }[change]
     with pytest.raises(NotFaithful) as caught:
-        verify(path, replace(voice, inputs=inputs), "fp32", PROVIDERS)
+        verify(path, asking(one.voice, inputs=inputs), "fp32", PROVIDERS, LENGTHS)
     assert "wanted are" in str(caught.value.__cause__)
 
 
 def test_too_little_memory_is_not_the_files_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A graphics card that other programs fill is tried again later; a refusal would be final."""
-    voice = small_networks.voice()
-    path = written(tmp_path, export(voice, 17))
+    one = made()
+    path = written(tmp_path, one.model)
 
     def full(*_: object) -> None:
         raise verify_module.ORT_ERRORS[1]("BFCArena: Available memory of 0 is smaller; failed to allocate memory")
 
     monkeypatch.setattr(verify_module, "open_session", full)
     with pytest.raises(MemoryError):
-        verify(path, voice, "fp32", PROVIDERS)
+        verify(path, one.voice, "fp32", PROVIDERS, LENGTHS)
 
 
 def test_a_provider_that_is_not_there_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """ONNX Runtime would quietly use the CPU instead."""
-    voice = small_networks.voice()
-    path = written(tmp_path, export(voice, 17))
+    one = made()
+    path = written(tmp_path, one.model)
     monkeypatch.setattr(onnxruntime.InferenceSession, "get_providers", lambda _: ["Other"])
     with pytest.raises(BadGraphError, match="does not use"):
-        verify(path, voice, "fp32", PROVIDERS)
+        verify(path, one.voice, "fp32", PROVIDERS, LENGTHS)
 
 
 def test_a_session_repeats_its_noise_from_the_start(tmp_path: Path) -> None:
     """What the replay rests on: a session draws on and on, and a new one draws the same from the beginning."""
-    voice: Exportable = small_networks.two_noises()
-    path = written(tmp_path, export(voice, 17))
+    path = written(tmp_path, two_noises().model)
     feed = {"phone": np.zeros((1, 30, small_networks.FEATURES), np.float32)}
     session, again = open_session(path, CPU), open_session(path, CPU)
     first, second = (session.run(None, feed)[0] for _ in range(2))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import io
+import copy
 import json
-import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -13,19 +14,28 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from torch.jit import TracerWarning  # type: ignore[attr-defined]
+from torch import nn
 
-from outlines import named, outline
+from outlines import named, outline, tensors
+from plain_export import TRACED, network, plain
 from reference_voices import ac_snr_db
 from voicekiln.errors import Contradiction
-from voicekiln.families.base import Claim, Exportable, Family, NotMine, Outline
+from voicekiln.families.base import Claim, Exportable, Family, NotMine, Outline, TensorInfo
+from voicekiln.families.weights import AsIs, Rule
 
-TRACED = 24
-"""Frames, as in the converter: longer than the window of any attention."""
 UNSEEN = (1, 5, 40, 131)
 """Frames that were not traced."""
 SHOWN = {"family", "sample_rate", "hop", "speakers", "parameters", "weights", "checkpoint"}
 """What `inspect` shows of every family."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A voice ready to be exported."""
+
+    exportable: Exportable
+    network: nn.Module
+    """With the voice's numbers."""
 
 
 class FamilyContract:
@@ -35,6 +45,10 @@ class FamilyContract:
 
     def mine(self) -> Sequence[dict[str, Any]]:
         """Return checkpoints as the training tool saves them; the first two differ in their weights alone."""
+        raise NotImplementedError
+
+    def common(self) -> Sequence[Outline]:
+        """Return outlines of real files of the kinds that most people have."""
         raise NotImplementedError
 
     def others(self) -> Sequence[Outline]:
@@ -62,32 +76,69 @@ class FamilyContract:
         assert self.claim(checkpoint) == self.claim(checkpoint)
 
     def test_builds_a_network_at_rest(self) -> None:
-        """In eval mode, float32, on the CPU, without gradients."""
+        """In eval mode, without gradients, and without numbers: nothing of any voice is in it."""
         for checkpoint in self.mine():
-            module = self.build(checkpoint).module
+            module = self.build(checkpoint).exportable.module
             assert not module.training
-            for parameter in module.parameters():
-                assert (parameter.dtype, parameter.device.type) == (torch.float32, "cpu")
-                assert not parameter.requires_grad
+            for tensor in (*module.parameters(), *module.buffers()):
+                assert (tensor.dtype, tensor.device.type) == (torch.float32, "meta")
+                assert not tensor.requires_grad
+
+    def test_every_number_of_the_network_has_a_rule(self) -> None:
+        """The rules are for exactly what the network saves, there is nothing else in it, and they use the whole file.
+
+        What only training needs, and is left out, is named by no rule.
+        """
+        for checkpoint in self.mine():
+            exportable = self.build(checkpoint).exportable
+            module = exportable.module
+            assert exportable.weights.keys() == module.state_dict().keys()
+            assert len(exportable.weights) == len([*module.parameters(), *module.buffers()])
+            used = [name for rule in exportable.weights.values() for name in names(rule)]
+            assert len(set(used)) == len(used)
+            assert set(used) <= tensors(checkpoint).keys()
+
+    def test_equal_networks_have_equal_keys(self) -> None:
+        """Voices that differ in their numbers alone share a graph, others do not."""
+        keys = [self.build(checkpoint).exportable.graph_key for checkpoint in self.mine()]
+        assert keys[0] == keys[1]
+        assert len(set(keys)) == len(keys) - 1
+
+    def test_the_usual_networks_are_its_own_and_real(self) -> None:
+        """Each is claimed without a remark and built; together they are all that real files of the usual kinds need."""
+        usual = [self.exportable(outlined) for outlined in self.family.usual()]
+        keys = [exportable.graph_key for exportable in usual]
+        assert len(set(keys)) == len(keys)
+        assert {self.exportable(real).graph_key for real in self.common()} <= set(keys)
+        assert all(exportable.weights.keys() == exportable.module.state_dict().keys() for exportable in usual)
+
+    def exportable(self, outlined: Outline) -> Exportable:
+        """Return the network of a file of which nothing has to be explained."""
+        claim = self.family.recognise(outlined)
+        assert isinstance(claim, Claim), claim
+        assert claim.notes == ()
+        return self.family.build(claim, outlined)
 
     def test_refuses_tensors_that_were_not_claimed(self) -> None:
         """Building is strict: a tensor missing, superfluous or of another shape is a contradiction."""
         checkpoint = self.mine()[0]
-        claim, tensors = self.claim(checkpoint), self.tensors(checkpoint)
-        name = next(iter(tensors))
-        changed = (
-            {key: tensor for key, tensor in tensors.items() if key != name},
-            tensors | {"stowaway.weight": torch.zeros(3)},
-            tensors | {name: torch.zeros(*tensors[name].shape, 2)},
-        )
-        for wrong in changed:
-            with pytest.raises(Contradiction):
-                self.family.build(claim, wrong)
+        claim, seen = self.claim(checkpoint), outline(checkpoint)
+        found = dict(seen.tensors)
+        for name, info in found.items():
+            bent = TensorInfo((*info.shape, 2), info.dtype)
+            self.assert_refused(claim, seen, {key: other for key, other in found.items() if key != name})
+            self.assert_refused(claim, seen, found | {name: bent})
+        self.assert_refused(claim, seen, found | {"stowaway.weight": TensorInfo((3,), "float32")})
+
+    def assert_refused(self, claim: Claim, seen: Outline, wrong: Mapping[str, TensorInfo]) -> None:
+        """Build from a file with other tensors than it had when it was claimed."""
+        with pytest.raises(Contradiction):
+            self.family.build(claim, replace(seen, tensors=wrong))
 
     @pytest.mark.parametrize("frames", [1, TRACED, 100])
     def test_samples_fit_the_inputs(self, frames: int) -> None:
         """Samples have the names, types and sizes that the inputs declare, at any length."""
-        exportable = self.build(self.mine()[0])
+        exportable = self.build(self.mine()[0]).exportable
         sample = exportable.sample(frames, np.random.default_rng(1))
         assert list(sample) == [port.name for port in exportable.inputs]
         for port in exportable.inputs:
@@ -96,21 +147,18 @@ class FamilyContract:
 
     def test_agrees_with_itself_at_unseen_lengths(self) -> None:
         """The graph, traced at one length, gives the network's own audio at others."""
-        for checkpoint in self.mine():
-            exportable = self.build(checkpoint)
-            graph = export(exportable)
+        for built, graph in self.exported():
             for frames in UNSEEN:
-                assert agreement_db(exportable, graph, frames) > 90
+                assert agreement_db(built, graph, frames) > 90
 
     def test_exports_its_weights_under_their_own_names(self) -> None:
         """Every initializer is a weight of the network, and every weight is one; nothing was computed from them."""
-        for checkpoint in self.mine():
-            exportable = self.build(checkpoint)
-            assert {i.name for i in export(exportable).graph.initializer} == set(exportable.module.state_dict())
+        for built, model in self.exported():
+            assert {i.name for i in model.graph.initializer} == set(built.exportable.module.state_dict())
 
     def test_shares_one_graph_between_equal_settings(self) -> None:
         """A second voice's weights in the first one's graph are the second one's own export."""
-        first, second = (export(self.build(checkpoint)).graph for checkpoint in self.mine()[:2])
+        first, second = (copy.deepcopy(model.graph) for _, model in self.exported()[:2])
         assert any(a.raw_data != b.raw_data for a, b in zip(first.initializer, second.initializer, strict=True))
         for graph in (first, second):
             for tensor in graph.initializer:
@@ -119,11 +167,10 @@ class FamilyContract:
 
     def test_draws_noise_only_where_it_says(self) -> None:
         """One `RandomNormalLike` for each of `noises`, in their scopes and order, and no other randomness."""
-        for checkpoint in self.mine():
-            exportable = self.build(checkpoint)
-            drawn = [node for node in export(exportable).graph.node if node.op_type.startswith("Random")]
+        for built, model in self.exported():
+            drawn = [node for node in model.graph.node if node.op_type.startswith("Random")]
             assert all(node.op_type == "RandomNormalLike" for node in drawn)
-            assert [node.name.split("/")[1:-1] for node in drawn] == [p.split(".") for p in exportable.noises]
+            assert [node.name.split("/")[1:-1] for node in drawn] == [p.split(".") for p in built.exportable.noises]
 
     def claim(self, checkpoint: dict[str, Any]) -> Claim:
         """Return the family's claim."""
@@ -131,43 +178,28 @@ class FamilyContract:
         assert isinstance(answer, Claim), answer
         return answer
 
-    @staticmethod
-    def tensors(checkpoint: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """Return the checkpoint's tensors."""
-        key = outline(checkpoint).tensor_key
-        return dict(checkpoint if key is None else checkpoint[key])
+    @classmethod
+    @cache
+    def exported(cls) -> tuple[tuple[Built, onnx.ModelProto], ...]:
+        """Return each of `mine` with its own graph, numbers and all; exported once for all tests."""
+        voices = [cls().build(checkpoint) for checkpoint in cls().mine()]
+        return tuple((built, plain(built.exportable, built.network)) for built in voices)
 
-    def build(self, checkpoint: dict[str, Any]) -> Exportable:
+    def build(self, checkpoint: dict[str, Any]) -> Built:
         """Return the checkpoint's network."""
-        return self.family.build(self.claim(checkpoint), self.tensors(checkpoint))
+        exportable = self.family.build(self.claim(checkpoint), outline(checkpoint))
+        return Built(exportable, network(exportable, tensors(checkpoint)))
 
 
-def export(exportable: Exportable, opset: int = 17) -> onnx.ModelProto:
-    """Return the network's graph, traced at `TRACED` frames. A length turned into a number is an error."""
-    sample = exportable.sample(TRACED, np.random.default_rng(0))
-    ports = (*exportable.inputs, *exportable.outputs)
-    file = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # the exporter's own, about itself
-        warnings.filterwarnings("error", category=TracerWarning)
-        torch.onnx.export(
-            exportable.module,
-            tuple(torch.from_numpy(sample[port.name]) for port in exportable.inputs),
-            file,  # type: ignore[arg-type]  # the stub does not know that files will do
-            dynamo=False,
-            opset_version=opset,
-            do_constant_folding=False,
-            input_names=[port.name for port in exportable.inputs],
-            output_names=[port.name for port in exportable.outputs],
-            dynamic_axes={p.name: {i: a for i, a in enumerate(p.axes) if isinstance(a, str)} for p in ports},
-        )
-    return onnx.load_from_string(file.getvalue())
+def names(rule: Rule) -> tuple[str, ...]:
+    """Return the checkpoint's tensors that a rule reads."""
+    return (rule.name,) if isinstance(rule, AsIs) else (rule.g, rule.v)
 
 
-def agreement_db(exportable: Exportable, graph: onnx.ModelProto, frames: int) -> float:
+def agreement_db(built: Built, graph: onnx.ModelProto, frames: int) -> float:
     """Return how well network and graph agree on a sample, their noises silenced."""
-    sample = exportable.sample(frames, np.random.default_rng(frames))
-    want = run(exportable, sample)
+    sample = built.exportable.sample(frames, np.random.default_rng(frames))
+    want = run(built, sample)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(silenced(graph), options, providers=["CPUExecutionProvider"])
@@ -176,13 +208,13 @@ def agreement_db(exportable: Exportable, graph: onnx.ModelProto, frames: int) ->
     return ac_snr_db(want, got)
 
 
-def run(exportable: Exportable, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
+def run(built: Built, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
     """Return the network's audio with its noises silenced."""
-    arguments = [torch.from_numpy(inputs[port.name]) for port in exportable.inputs]
-    noises: list[Any] = [exportable.module.get_submodule(path) for path in exportable.noises]
+    arguments = [torch.from_numpy(inputs[port.name]) for port in built.exportable.inputs]
+    noises: list[Any] = [built.network.get_submodule(path) for path in built.exportable.noises]
     hooks = [noise.register_forward_pre_hook(_silence) for noise in noises]
     with torch.no_grad():
-        audio: np.ndarray[Any, Any] = exportable.module(*arguments).numpy()
+        audio: np.ndarray[Any, Any] = built.network(*arguments).numpy()
     for noise, hook in zip(noises, hooks, strict=True):
         hook.remove()
         noise.replay = None

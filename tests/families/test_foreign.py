@@ -81,13 +81,17 @@ class Fake:
         self.name = self.title = title
         self.answer = answer
 
-    def recognise(self, _outline: Outline) -> Claim | NotMine:
+    def usual(self) -> tuple[Outline, ...]:
+        """Return nothing."""
+        return ()
+
+    def recognise(self, outline: Outline) -> Claim | NotMine:  # noqa: ARG002 - whatever is shown
         """Say it."""
         return self.answer
 
-    def build(self, claim: Claim, tensors: object) -> Exportable:
+    def build(self, claim: Claim, outline: Outline) -> Exportable:
         """Never called."""
-        raise AssertionError(claim, tensors)
+        raise AssertionError(claim, outline)
 
 
 def test_no_claim_says_what_each_family_missed() -> None:

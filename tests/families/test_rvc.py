@@ -8,12 +8,15 @@ from typing import Any
 import pytest
 import torch
 
+import reference_voices
 import tiny_voices
 from families.contract import FamilyContract
-from outlines import named, outline
+from outlines import named, outline, tensors
+from plain_export import network
 from voicekiln.errors import BadNumbers, Contradiction, OtherFamily, UnknownVocoder
-from voicekiln.families.base import Claim
+from voicekiln.families.base import Claim, Exportable, Outline
 from voicekiln.families.rvc import TRAINING_NOTE, Rvc
+from voicekiln.families.weights import read
 
 
 def recognised(checkpoint: dict[str, Any]) -> Claim:
@@ -21,6 +24,11 @@ def recognised(checkpoint: dict[str, Any]) -> Claim:
     answer = Rvc().recognise(outline(checkpoint))
     assert isinstance(answer, Claim), answer
     return answer
+
+
+def built(checkpoint: dict[str, Any]) -> Exportable:
+    """Return RVC's network for it."""
+    return Rvc().build(recognised(checkpoint), outline(checkpoint))
 
 
 class TestRvcWithF0(FamilyContract):
@@ -33,6 +41,10 @@ class TestRvcWithF0(FamilyContract):
         voices = [tiny_voices.tiny(seed=seed) for seed in (0, 1)]
         return [*voices, tiny_voices.tiny("v1", sr=48_000), tiny_voices.tiny_training()]
 
+    def common(self) -> Sequence[Outline]:
+        """Return what RVC's own training saves with f0."""
+        return [reference_voices.outline(name) for name in reference_voices.names() if name.endswith("-f0")]
+
 
 class TestRvcWithoutF0(FamilyContract):
     """The contract for voices that are not."""
@@ -43,6 +55,10 @@ class TestRvcWithoutF0(FamilyContract):
         """Return v1 twice and v2."""
         voices = [tiny_voices.tiny("v1", f0=False, seed=seed) for seed in (0, 1)]
         return [*voices, tiny_voices.tiny(f0=False, sr=32_000)]
+
+    def common(self) -> Sequence[Outline]:
+        """Return what RVC's own training saves without f0."""
+        return [reference_voices.outline(name) for name in reference_voices.names() if name.endswith("-nof0")]
 
 
 @pytest.mark.parametrize("f0", [True, False])
@@ -155,7 +171,7 @@ def test_precision_of_the_weights_is_told(dtype: torch.dtype | None, word: str) 
         voice["weight"][name] = tensor.to(dtype or (torch.float16, torch.float32)[at % 2])
     claim = recognised(voice)
     assert claim.model["weights"] == word
-    assert Rvc().build(claim, voice["weight"]).module
+    assert network(built(voice), tensors(voice))
 
 
 def test_both_spellings_of_weight_norm_and_none_are_the_same_voice() -> None:
@@ -167,16 +183,18 @@ def test_both_spellings_of_weight_norm_and_none_are_the_same_voice() -> None:
         ): tensor
         for name, tensor in voice.items()
     }
+    rules = built(tiny_voices.tiny()).weights
+    folded = {name: read(rule, voice) for name, rule in rules.items()}
     want = loaded(voice)
-    assert newer.keys() != voice.keys()
-    assert all(torch.equal(tensor, want[name]) for name, tensor in loaded(newer).items())
-    assert all(torch.equal(tensor, want[name]) for name, tensor in loaded(want).items())
+    for other in (newer, folded):
+        assert other.keys() != voice.keys()
+        assert all(torch.equal(tensor, want[name]) for name, tensor in loaded(other).items())
 
 
 def loaded(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Return the network's weights after they went through the family."""
     voice = tiny_voices.tiny() | {"weight": weights}
-    return Rvc().build(recognised(voice), weights).module.state_dict()
+    return network(built(voice), tensors(voice)).state_dict()
 
 
 def test_a_training_checkpoint_is_taken_with_a_note() -> None:
@@ -186,7 +204,7 @@ def test_a_training_checkpoint_is_taken_with_a_note() -> None:
     assert claim.model["checkpoint"] == "training"
     assert claim.notes[0] == TRAINING_NOTE
     assert "40000 Hz" in claim.notes[1]
-    assert Rvc().build(claim, checkpoint["model"]).module
+    assert network(built(checkpoint), tensors(checkpoint))
 
 
 def test_a_rate_that_cannot_be_told_is_not_guessed() -> None:
@@ -298,14 +316,12 @@ def test_rows_of_zeros_under_weight_norm_are_bad_numbers() -> None:
     voice = tiny_voices.tiny()
     voice["weight"]["dec.ups.0.weight_v"][3] = 0
     with pytest.raises(BadNumbers, match=r"dec\.ups\.0\.weight"):
-        Rvc().build(recognised(voice), voice["weight"])
+        network(built(voice), tensors(voice))
 
 
 def test_the_order_of_the_inputs_is_the_one_that_clients_know() -> None:
     """Clients that feed by position rely on it."""
-    with_f0, without = (
-        Rvc().build(recognised(voice), voice["weight"]) for voice in (tiny_voices.tiny(), tiny_voices.tiny(f0=False))
-    )
+    with_f0, without = (built(voice) for voice in (tiny_voices.tiny(), tiny_voices.tiny(f0=False)))
     assert [port.name for port in with_f0.inputs] == ["phone", "phone_lengths", "pitch", "pitchf", "ds", "rnd"]
     assert [port.name for port in without.inputs] == ["phone", "phone_lengths", "ds", "rnd"]
     assert with_f0.in_float32 == "dec.m_source"
