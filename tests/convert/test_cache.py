@@ -292,7 +292,7 @@ def test_a_template_appears_whole(folder: Path, maker: Maker, monkeypatch: pytes
         seen.append(target.exists())
         assert Template.from_bytes(Path(source).read_bytes(), maker.asked[-1])
         assert Path(source).name.startswith(".~")
-        assert not source.endswith(SUFFIX)
+        assert not str(source).endswith(SUFFIX)
         real_replace(source, target)
         seen.append(target.exists())
 
@@ -300,6 +300,22 @@ def test_a_template_appears_whole(folder: Path, maker: Maker, monkeypatch: pytes
     monkeypatch.setattr(os, "replace", replaced)
     whole(Cache(folder))
     assert seen == [False, False, True]
+
+
+def test_what_root_makes_belongs_to_whom_the_state_folder_belongs(
+    folder: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon could neither read nor replace it otherwise; others than root cannot give files away, and need not."""
+    given: list[tuple[str, int, int]] = []
+    around = folder.parent
+    around.mkdir(parents=True, exist_ok=True)
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((Path(path).name, user, group)))
+    whole(Cache(folder))
+    owner = around.stat()
+    [of_folder, of_file] = given
+    assert of_folder == (folder.name, owner.st_uid, owner.st_gid)
+    assert of_file[0].startswith(".~")
+    assert of_file[1:] == (owner.st_uid, owner.st_gid)
 
 
 @pytest.mark.parametrize("call", ["fsync", "replace"])

@@ -126,12 +126,13 @@ def _longer_config(voice: dict[str, Any]) -> None:
     ],
 )
 def test_other_tools_ways_of_saying_the_same(change: Change) -> None:
-    """Settings are equal and nothing has to be explained."""
+    """Settings are equal, nothing has to be explained, and the graph is shared."""
     voice = tiny_voices.tiny()
-    plain = recognised(voice)
+    plain, key = recognised(voice), built(voice).graph_key
     change(voice)
     claim = recognised(voice)
     assert (claim.settings, claim.notes) == (plain.settings, ())
+    assert built(voice).graph_key == key
 
 
 @pytest.mark.parametrize(
@@ -205,6 +206,8 @@ def test_a_training_checkpoint_is_taken_with_a_note() -> None:
     assert claim.notes[0] == TRAINING_NOTE
     assert "40000 Hz" in claim.notes[1]
     assert network(built(checkpoint), tensors(checkpoint))
+    decoder = {"block_kernels": claim.settings.block_kernels, "dilations": claim.settings.dilations}
+    assert built(checkpoint).graph_key == built(tiny_voices.tiny(**decoder)).graph_key
 
 
 def test_a_rate_that_cannot_be_told_is_not_guessed() -> None:

@@ -60,14 +60,14 @@ class Cache:
         return found
 
     def kept(self) -> Iterator[tuple[Path, Kind | None]]:
-        """Give the files in the folder, each with what it is for; None if it is damaged."""
+        """Give the files in the folder, each with what it is for; None if it is damaged or cannot be read."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
                 yield path, read_kind(path.read_bytes())[0]
-            except DamagedError:
-                yield path, None
             except FileNotFoundError:
                 continue
+            except (DamagedError, OSError):
+                yield path, None
 
     def clear(self) -> int:
         """Remove the files and return how many there were."""
@@ -101,7 +101,9 @@ class Cache:
 
     def _write(self, made: Template) -> None:
         try:
-            self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            if not self.folder.is_dir():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _give_to_owner(self.folder)
             _replace(self._path(made.kind), made.to_bytes())
             self._thin_out()
         except OSError as error:
@@ -149,11 +151,17 @@ def _replace(path: Path, data: bytes) -> None:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(name, path)  # noqa: PTH105 - mkstemp gives a text
-    except BaseException:
-        with suppress(OSError):
-            os.unlink(name)  # noqa: PTH108 - as above
-        raise
+        _give_to_owner(Path(name))
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def _give_to_owner(path: Path) -> None:
+    """Give what root makes, by a command, to whom the folder around it belongs: the daemon has to read and write it."""
+    around = path.parent.stat()
+    with suppress(OSError):  # others than root may not, and need not
+        os.chown(path, around.st_uid, around.st_gid)
 
 
 def _say(text: str) -> None:

@@ -24,6 +24,7 @@ from voicekiln.convert.fill import fill
 from voicekiln.convert.graph import noise_nodes
 from voicekiln.convert.reference import References
 from voicekiln.convert.template import ARITHMETICS, Arithmetic, Kind, Template, maker
+from voicekiln.convert.threads import threads
 from voicekiln.convert.verify import LENGTHS, Voice, verify
 from voicekiln.errors import NotFaithful, plain
 from voicekiln.families.base import Claim, Exportable, Family, Outline
@@ -103,7 +104,7 @@ class Pipeline:
             OSError, MemoryError: if the machine fails.
         """
         stages = Stages(entered, self._clock)
-        with stages.stage("load"):
+        with stages.stage("load"), threads(1):  # many small pieces of work, which more threads only slow down
             checkpoint = open_checkpoint(source)
             family, claim = families.choose(checkpoint.outline)
             exportable = family.build(claim, checkpoint.outline)
@@ -150,7 +151,7 @@ class Pipeline:
 
 def _shown(path: Path, kind: Kind | None) -> dict[str, Any]:
     """Return what a person wants to know of a kept template."""
-    facts: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size}
+    facts: dict[str, Any] = {"file": path.name, "bytes": path.stat().st_size if path.exists() else 0}
     if kind is None:
         return facts | {"state": "damaged"}
     state = "ready" if kind.made_by == maker() else "outdated"
@@ -191,7 +192,7 @@ class _Bench:
         path = self.staging / f"{precision}.onnx"
         with self.stages.stage("template"):
             template = self.cache.template(self.exportable, self.recipe, precision, arithmetic)
-        with self.stages.stage("fill"):
+        with self.stages.stage("fill"), threads(1):
             facts = {**self.facts, "precision": precision, "arithmetic": arithmetic}
             facts = {key: plain(value, MAX_FACT) for key, value in facts.items()}
             filled = fill(template.model, self._weight, facts, path)

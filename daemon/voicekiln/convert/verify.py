@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from voicekiln.convert.graph import BadGraphError
+from voicekiln.convert.threads import threads
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
 from voicekiln.job import Fidelity, Port, Precision, Verify
@@ -84,8 +86,10 @@ def verify(
         BadGraphError: if ONNX Runtime does not use the provider.
         MemoryError: if ONNX Runtime finds too little of it.
     """
-    trials = (_Trial(path, voice, precision, provider) for provider in providers)
-    return tuple(trial.judge({frames: trial.compare(frames) for frames in lengths}) for trial in trials)
+    # Side by side, each with half of the threads: both are slow to share one piece of work among many.
+    with ThreadPoolExecutor(1) as beside, threads(max(1, torch.get_num_threads() // 2)):
+        trials = (_Trial(path, voice, precision, provider, beside) for provider in providers)
+        return tuple(trial.judge({frames: trial.compare(frames) for frames in lengths}) for trial in trials)
 
 
 def difference(reference: NDArray[Any], got: NDArray[Any]) -> Difference:
@@ -128,27 +132,42 @@ def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSes
 class _Trial:
     """One file on one provider, beside the network."""
 
-    def __init__(self, path: Path, voice: Voice, precision: Precision, provider: str) -> None:
+    def __init__(self, path: Path, voice: Voice, precision: Precision, provider: str, beside: Executor) -> None:
+        """`beside` is the one thread in which ONNX Runtime opens and runs the file."""
         self.voice, self.exportable = voice, voice.exportable
         self.precision, self.provider = precision, provider
         self.wanted_db = self.exportable.wanted_db[precision]
+        self.beside = beside
+        self.opening = beside.submit(self._open, path)
         with self._running(0):
-            self.session = open_session(path, provider)
-            _check_ports(self.session, self.exportable)
-        self.sources = [_noise_source(node, provider) for node in voice.noises]
+            self.sources = [_noise_source(node, provider) for node in voice.noises]
 
     def compare(self, frames: int) -> Difference:
         """Run both at one length and return the worst difference among the outputs."""
         inputs = self.exportable.sample(frames, np.random.default_rng(frames))
+        running = self.beside.submit(self._run, inputs)
         wanted = _ask_network(self.voice, inputs, self.sources)
+        with self._running(0):
+            self.opening.result()
         with self._running(frames):
-            feed = {port.name: inputs[port.name] for port in self.exportable.inputs}
-            got = self.session.run([port.name for port in self.exportable.outputs], feed)
+            got = running.result()
         if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(wanted, got, strict=True)):
             raise self._unfaithful("no", frames)
         found = [difference(a, b) for a, b in zip(wanted, got, strict=True)]
         # NumPy's minimum and maximum of anything and NaN are NaN; Python's depend on the order.
         return Difference(float(np.min([d.snr_db for d in found])), float(np.max([d.max_abs for d in found])))
+
+    def _open(self, path: Path) -> onnxruntime.InferenceSession:
+        session = open_session(path, self.provider)
+        _check_ports(session, self.exportable)
+        return session
+
+    def _run(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Return the file's outputs; in the thread that has opened it before."""
+        feed = {port.name: inputs[port.name] for port in self.exportable.inputs}
+        wanted = [port.name for port in self.exportable.outputs]
+        outputs: list[NDArray[Any]] = self.opening.result().run(wanted, feed)
+        return outputs
 
     def judge(self, differences: Mapping[int, Difference]) -> Fidelity:
         """Return the worst of the lengths, or raise `NotFaithful` for it."""
