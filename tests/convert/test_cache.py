@@ -302,8 +302,9 @@ def test_a_template_appears_whole(folder: Path, maker: Maker, monkeypatch: pytes
     assert seen == [False, False, True]
 
 
+@pytest.mark.usefixtures("maker")
 def test_what_root_makes_belongs_to_whom_the_state_folder_belongs(
-    folder: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch
+    folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A daemon could neither read nor replace it otherwise; others than root cannot give files away, and need not."""
     given: list[tuple[str, int, int]] = []
