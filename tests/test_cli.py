@@ -72,6 +72,16 @@ def test_templates_are_made_listed_and_cleared(
     assert not list((tmp_path / "caches").rglob("*.template"))
 
 
+def test_templates_that_cannot_be_kept_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`build` that built nothing says why and is no success."""
+    (tmp_path / "caches").write_text("a file where a folder should be")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "caches"))
+    assert main(["templates", "build"]) == NOT_DONE
+    assert "could not be kept: Not a directory" in capsys.readouterr().err
+
+
 def test_convert_leaves_foreign_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """An ONNX of somebody else's beside the file is not overwritten; a result of our own is."""
     voice = write_tiny(tmp_path / "a.pth")

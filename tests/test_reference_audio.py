@@ -25,7 +25,7 @@ from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import noise_nodes
 from voicekiln.convert.pipeline import Pipeline
 from voicekiln.convert.reference import References
-from voicekiln.convert.verify import Voice, open_session, verify
+from voicekiln.convert.verify import Original, open_session, verify
 from voicekiln.job import Recipe
 
 QUIET = 1e-20
@@ -115,7 +115,7 @@ def test_thirty_seconds_agree_with_the_network(voice: Path, fp32: Path) -> None:
     exportable = family.build(claim, checkpoint.outline)
     network = References().load(exportable, checkpoint.tensors)
     noises = noise_nodes(onnx.load(fp32).graph)
-    [fidelity] = verify(fp32, Voice(exportable, network, noises), "fp32", [CPU], (LONG,))
+    [fidelity] = verify(fp32, Original(exportable, network, noises), "fp32", [CPU], (LONG,))
     assert fidelity.snr_db >= 80
 
 

@@ -155,7 +155,7 @@ def _convert(options: argparse.Namespace) -> int:
     settings = _settings_or_defaults(options.config)
     recipe = _recipe(settings, options.recipe, options.precision)
     status = OK
-    with Desk(settings, _templates_folder(options)) as desk:
+    with Desk(settings, _templates_folder(options, settings)) as desk:
         for path in options.files:
             out = options.out or path.absolute().parent
             try:
@@ -179,12 +179,13 @@ def _settings_or_defaults(path: Path | None) -> Settings:
     return config.load(path) if path is not None else Settings.in_folder(Path.cwd())
 
 
-def _templates_folder(options: argparse.Namespace) -> Path:
+def _templates_folder(options: argparse.Namespace, settings: Settings) -> Path:
     """Return the daemon's folder if there is a configuration, else one of the user's own."""
     if options.config is not None:
-        return config.load(options.config).templates
-    caches = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(caches, "voicekiln", "templates")
+        return settings.templates
+    wanted = Path(os.environ.get("XDG_CACHE_HOME", "")), Path(os.path.expanduser("~/.cache"))  # noqa: PTH111 - never raises
+    nowhere = Path(os.devnull)  # a user without a home keeps nothing
+    return next((path for path in wanted if path.is_absolute()), nowhere) / "voicekiln" / "templates"
 
 
 def _recipe(settings: Settings, name: str | None, precision: str | None) -> Recipe:
@@ -197,7 +198,8 @@ def _recipe(settings: Settings, name: str | None, precision: str | None) -> Reci
 
 
 def _inspect(options: argparse.Namespace) -> int:
-    with Desk(_settings_or_defaults(options.config), _templates_folder(options)) as desk:
+    settings = _settings_or_defaults(options.config)
+    with Desk(settings, _templates_folder(options, settings)) as desk:
         try:
             looked = desk.inspect(options.file)
         except Refusal as refusal:
@@ -297,7 +299,7 @@ def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
 
 def _templates(options: argparse.Namespace) -> int:
     settings = _settings_or_defaults(options.config)
-    folder = _templates_folder(options)
+    folder = _templates_folder(options, settings)
     try:
         with Desk(settings, folder) as desk:
             found = desk.templates(options.verb, tuple(settings.recipes.values()))
@@ -306,14 +308,18 @@ def _templates(options: argparse.Namespace) -> int:
         return NOT_DONE
     for line in report.templates(folder, found):
         _say(line)
+    if (trouble := found.get("trouble")) is not None:
+        _complain(plain(str(trouble)))
+        return NOT_DONE
     return OK
 
 
 def _sample(options: argparse.Namespace) -> int:
+    settings = _settings_or_defaults(options.config)
     target = options.folder / "sample.pth"
     try:
         options.folder.mkdir(parents=True, exist_ok=True)
-        with Desk(_settings_or_defaults(options.config), _templates_folder(options)) as desk:
+        with Desk(settings, _templates_folder(options, settings)) as desk:
             desk.sample(target)
     except (NotDoneError, OSError) as error:
         _tell_failure(target, error)

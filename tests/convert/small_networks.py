@@ -153,8 +153,8 @@ def whole(model: onnx.ModelProto, weights: Numbers) -> onnx.ModelProto:
     return full
 
 
-def asked(exportable: Exportable, weights: Numbers, model: onnx.ModelProto) -> verify.Voice:
+def asked(exportable: Exportable, weights: Numbers, model: onnx.ModelProto) -> verify.Original:
     """Return what a file that was made from `model` has to sound like."""
     network = with_numbers(exportable)
     load(network, exportable, weights)
-    return verify.Voice(exportable, network, noise_nodes(model.graph))
+    return verify.Original(exportable, network, noise_nodes(model.graph))

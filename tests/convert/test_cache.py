@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import tempfile
 import threading
@@ -11,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 
@@ -36,14 +38,28 @@ class Maker:
     def float32(self, exportable: Exportable, kind: Kind) -> Template:
         """Return a graph that tells of its network."""
         self.asked.append(kind)
-        model = onnx.ModelProto(producer_name=exportable.graph_key)
+        model = faced(exportable)
         model.graph.name = "voice" * 2000
         return Template(kind, model)
 
     def half(self, exportable: Exportable, kind: Kind, whole: onnx.ModelProto) -> Template:
         """Return one that tells of the graph that it was made from as well."""
         self.asked.append(kind)
-        return Template(kind, onnx.ModelProto(producer_name=exportable.graph_key, domain=whole.producer_name))
+        made = faced(exportable)
+        made.domain = whole.producer_name
+        return Template(kind, made)
+
+
+def faced(exportable: Exportable) -> onnx.ModelProto:
+    """Return a graph without nodes that shows the network's weights, inputs and outputs."""
+    model = onnx.ModelProto(producer_name=exportable.graph_key)
+    for name, tensor in exportable.module.state_dict().items():
+        model.graph.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=tensor.shape)
+    for side, described in ((model.graph.input, exportable.inputs), (model.graph.output, exportable.outputs)):
+        for port in described:
+            elem_type = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(port.dtype))
+            side.append(onnx.helper.make_tensor_value_info(port.name, elem_type, port.axes))
+    return model
 
 
 @pytest.fixture
@@ -302,6 +318,42 @@ def test_a_template_appears_whole(folder: Path, maker: Maker, monkeypatch: pytes
     assert seen == [False, False, True]
 
 
+@pytest.mark.parametrize("there", ["pipe", "folder", "link", "huge file", "another graph", "no graph"])
+def test_what_is_no_template_costs_an_export_and_nothing_else(
+    folder: Path, maker: Maker, capsys: pytest.CaptureFixture[str], there: str
+) -> None:
+    """Whatever somebody has put in its place, and whatever is in it; nobody waits for a pipe."""
+    whole(Cache(folder))
+    path = path_of(folder)
+    kept = Template.from_bytes(path.read_bytes(), maker.asked[-1])
+    path.unlink()
+    match there:
+        case "pipe":
+            os.mkfifo(path)
+        case "folder":
+            path.mkdir()
+        case "link":
+            path.symlink_to("/dev/zero")
+        case "huge file":
+            with path.open("wb") as file:
+                file.truncate(10**12)
+        case "another graph":
+            del kept.model.graph.initializer[:]
+            path.write_bytes(kept.to_bytes())
+        case "no graph":
+            head, _, rest = kept.to_bytes().partition(b"\n")
+            rest = rest.partition(b"\n")[0] + b"\n\xff\xff"
+            path.write_bytes(
+                head[: -len(hashlib.sha256().hexdigest())] + hashlib.sha256(rest).hexdigest().encode() + b"\n" + rest
+            )
+    cache = Cache(folder)
+    whole(cache)
+    assert len(maker.asked) == 2
+    assert "made anew" in capsys.readouterr().err
+    assert len(list(cache.kept())) == 1
+    assert cache.clear() == (there != "folder")
+
+
 @pytest.mark.usefixtures("maker")
 def test_what_root_makes_belongs_to_whom_the_state_folder_belongs(
     folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -395,7 +447,7 @@ def test_files_that_go_while_they_are_counted_are_no_trouble(
         (folder / name).symlink_to("nowhere")
     whole(Cache(folder))
     assert (len(maker.asked), capsys.readouterr().err) == (1, "")
-    assert [kind for _, kind in Cache(folder).kept()] == maker.asked
+    assert [kind for _, kind in Cache(folder).kept() if kind is not None] == maker.asked
 
 
 # How many are kept.

@@ -433,3 +433,10 @@ def test_what_is_kept_can_be_removed(tmp_path: Path, exports: list[str]) -> None
     assert pipeline.templates("clear", (), lambda _: None) == {"removed": 0}
     pipeline.templates("build", (Recipe("r"),), lambda _: None)
     assert len(exports) == 4
+
+
+def test_a_voice_of_a_very_high_rate_is_converted(pipeline: Pipeline, tmp_path: Path, staging: Path) -> None:
+    """The graph counts the samples of a frame, and is not mistaken for one with weights in it when they are many."""
+    high = {"rates": (12, 10, 4, 4), "up_kernels": (24, 20, 8, 8), "sample_rate": 192_000}
+    made, _ = run(pipeline, write_tiny(tmp_path / "voice.pth", **high), staging, Recipe("r"))
+    assert made.model["sample_rate"] == 192_000

@@ -20,7 +20,7 @@ from voicekiln.convert import verify as verify_module
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import TRACED_FRAMES, BadGraphError, noise_nodes
 from voicekiln.convert.halve import halve
-from voicekiln.convert.verify import BEST_DB, Voice, difference, open_session, verify
+from voicekiln.convert.verify import BEST_DB, Original, difference, open_session, verify
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
 from voicekiln.families.sample import V2_40K
@@ -37,7 +37,7 @@ LENGTHS = verify_module.LENGTHS["full"]
 class Made:
     """A voice and its file's model, numbers included."""
 
-    voice: Voice
+    voice: Original
     model: onnx.ModelProto
 
 
@@ -65,7 +65,7 @@ def written(tmp_path: Path, model: onnx.ModelProto) -> Path:
     return path
 
 
-def asking(voice: Voice, **changed: Any) -> Voice:
+def asking(voice: Original, **changed: Any) -> Original:
     """Return the voice with another description."""
     return replace(voice, exportable=replace(voice.exportable, **changed))
 

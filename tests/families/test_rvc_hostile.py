@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny_voices
 from outlines import outline
-from voicekiln.errors import Refusal
-from voicekiln.families import choose
+from voicekiln.errors import Contradiction, OtherFamily, Refusal
+from voicekiln.families import choose, sample
 from voicekiln.families.base import Outline, TensorInfo
 
 VOICES = [
@@ -116,3 +118,11 @@ def test_a_hostile_outline_ends_in_words(hostile: Outline) -> None:
     with suppress(Refusal):
         _, claim = choose(hostile)
         json.dumps({"model": claim.model, "notes": claim.notes}, allow_nan=False)
+
+
+def test_what_no_onnx_file_can_hold_is_refused_and_not_tried() -> None:
+    """Neither 2 GB of weights nor an attention that sees minutes: the first as too large, the second as no voice's."""
+    with pytest.raises(OtherFamily, match="more than one ONNX file can hold"):
+        choose(sample.outline(replace(sample.V2_40K, filter_channels=65_536, layers=12)))
+    with pytest.raises(Contradiction, match="2000 frames to each side"):
+        choose(sample.outline(replace(sample.V2_40K, window=2000)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 import sys
 import tempfile
 import time
@@ -17,7 +18,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
+import onnx
+
 from voicekiln.convert import template
+from voicekiln.convert.fill import TYPES
+from voicekiln.convert.graph import ports
 from voicekiln.convert.template import Arithmetic, DamagedError, Kind, Template, read_kind
 from voicekiln.families.base import Exportable
 from voicekiln.job import Precision, Recipe
@@ -26,6 +31,8 @@ SUFFIX: Final = ".template"
 HIDDEN: Final = ".~"
 PART: Final = ".part"
 """How the name of a file that is being written begins and ends, as everywhere in voicekiln."""
+MAX_BYTES: Final = 2**24
+"""Of a template's file."""
 ABANDONED_S: Final = 3600
 """Age at which such a file has no writer any more; writing takes a moment."""
 
@@ -42,6 +49,8 @@ class Cache:
         """Nothing is read yet; the folder need not exist."""
         self.folder = folder
         self._loaded: OrderedDict[str, Template] = OrderedDict()
+        self.trouble: str | None = None
+        """Why a template could not be kept, the last time that one could not."""
 
     def template(
         self, exportable: Exportable, recipe: Recipe, precision: Precision, arithmetic: Arithmetic
@@ -52,7 +61,7 @@ class Cache:
             BadGraphError: if the tools make something else than they should.
         """
         kind = kind_of(exportable, recipe, precision, arithmetic)
-        found = self._loaded.get(kind.key) or self._read(kind) or self._make(exportable, recipe, kind)
+        found = self._loaded.get(kind.key) or self._read(kind, exportable) or self._make(exportable, recipe, kind)
         self._loaded[kind.key] = found
         self._loaded.move_to_end(kind.key)
         while len(self._loaded) > IN_MEMORY:
@@ -63,7 +72,7 @@ class Cache:
         """Give the files in the folder, each with what it is for; None if it is damaged or cannot be read."""
         for path in sorted(self.folder.glob(f"*{SUFFIX}")):
             try:
-                yield path, read_kind(path.read_bytes())[0]
+                yield path, read_kind(_bytes(path))[0]
             except FileNotFoundError:
                 continue
             except (DamagedError, OSError):
@@ -72,10 +81,7 @@ class Cache:
     def clear(self) -> int:
         """Remove the files and return how many there were."""
         self._loaded.clear()
-        found = list(self.folder.glob(f"*{SUFFIX}"))
-        for path in found:
-            path.unlink(missing_ok=True)
-        return len(found)
+        return sum(map(_removed, self.folder.glob(f"*{SUFFIX}")))
 
     def _make(self, exportable: Exportable, recipe: Recipe, kind: Kind) -> Template:
         if kind.precision == "fp32":
@@ -86,10 +92,11 @@ class Cache:
         self._write(made)
         return made
 
-    def _read(self, kind: Kind) -> Template | None:
+    def _read(self, kind: Kind, exportable: Exportable) -> Template | None:
         path = self._path(kind)
         try:
-            found = Template.from_bytes(path.read_bytes(), kind)
+            found = Template.from_bytes(_bytes(path), kind)
+            _check_face(found.model, exportable)
         except FileNotFoundError:
             return None
         except (OSError, DamagedError) as error:
@@ -105,18 +112,20 @@ class Cache:
                 self.folder.mkdir(parents=True, exist_ok=True)
                 _give_to_owner(self.folder)
             _replace(self._path(made.kind), made.to_bytes())
-            self._thin_out()
         except OSError as error:
-            _say(f"the template of {made.kind.title} could not be kept: {error.strerror}")
+            self.trouble = f"the template of {made.kind.title} could not be kept: {error.strerror}"
+            _say(self.trouble)
+        else:
+            self._thin_out()
 
     def _thin_out(self) -> None:
         """Remove what was not used for the longest time, and what a process left behind that was killed."""
         for path in self.folder.glob(f"{HIDDEN}*{PART}"):
             if time.time() - _used(path) > ABANDONED_S:
-                path.unlink(missing_ok=True)
+                _removed(path)
         found = sorted(self.folder.glob(f"*{SUFFIX}"), key=_used)
         for path in found[:-IN_FOLDER]:
-            path.unlink(missing_ok=True)
+            _removed(path)
 
     def _path(self, kind: Kind) -> Path:
         return self.folder / f"{kind.key}{SUFFIX}"
@@ -133,6 +142,38 @@ def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithm
         interface=recipe.interface,
         made_by=template.maker(),
     )
+
+
+def _bytes(path: Path) -> bytes:
+    """Return a file's bytes, if it is one and no larger than any template; nothing else is waited for."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        st = os.fstat(descriptor)
+        if not stat.S_ISREG(st.st_mode) or st.st_size > MAX_BYTES:
+            raise DamagedError("it is no plain file of a template's size")
+        return file.read()
+
+
+def _check_face(model: onnx.ModelProto, exportable: Exportable) -> None:
+    """Compare a graph that was read with what the network says of itself; the verification sees to the rest.
+
+    Raises:
+        DamagedError: if it has other weights, inputs or outputs.
+    """
+    weights = {tensor.name: (tuple(tensor.dims), tensor.data_type in TYPES) for tensor in model.graph.initializer}
+    wanted = {name: (tuple(tensor.shape), True) for name, tensor in exportable.module.state_dict().items()}
+    face = ports(model.graph.input), ports(model.graph.output)
+    if weights != wanted or face != (exportable.inputs, exportable.outputs):
+        raise DamagedError("its graph is another one")
+
+
+def _removed(path: Path) -> bool:
+    """Remove a file and say whether that was possible; what is in the way (a folder, somebody else's) stays."""
+    try:
+        path.unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _used(path: Path) -> float:

@@ -18,6 +18,7 @@ from typing import Final
 import numpy as np
 import onnx
 import torch
+from onnx import numpy_helper
 from torch.jit._trace import TracerWarning
 
 from voicekiln import __version__
@@ -27,9 +28,9 @@ from voicekiln.job import Port
 TRACED_FRAMES: Final = 24
 """Length of the traced input: just longer than the window of relative attention, as a longer one takes minutes."""
 
-MAX_CONSTANT: Final = 1024
-"""Numbers in a constant of the graph. The longest honest one counts the samples of a frame, 512 at most so far; a
-longer one would have been computed from weights."""
+MAX_CONSTANT: Final = 64
+"""Numbers in a constant of the graph that may be any. A longer one has to count something, the samples of a frame, say,
+in equal steps; else it would have been computed from weights."""
 
 
 class BadGraphError(Exception):
@@ -92,6 +93,8 @@ def _axis(dim: onnx.TensorShapeProto.Dimension) -> str | int:
 def _traced(exportable: Exportable, opset: int, seed: int) -> onnx.ModelProto:
     """Trace the network with random numbers and return the graph without them, checked."""
     module = with_numbers(exportable)
+    if hidden := dict(module.named_buffers()).keys() - module.state_dict().keys():
+        raise BadGraphError(f"the network keeps numbers that no checkpoint sets: {sorted(hidden)[:3]}")
     rng = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in module.state_dict().values():
@@ -229,10 +232,11 @@ def _check_interface(graph: onnx.GraphProto, exportable: Exportable) -> None:
 
 
 def _check_constants(graph: onnx.GraphProto) -> None:
-    """Nothing in the graph is long but the weights."""
+    """Nothing in the graph is long but the weights and what counts."""
     for node in graph.node:
         for attribute in node.attribute:
-            if attribute.HasField("t") and np.prod(attribute.t.dims) > MAX_CONSTANT:
+            numbers = numpy_helper.to_array(attribute.t).ravel() if attribute.HasField("t") else np.zeros(0)
+            if numbers.size > MAX_CONSTANT and np.ptp(np.diff(numbers)) > 0:
                 raise BadGraphError(f"constant in {node.name} of shape {tuple(attribute.t.dims)}")
 
 

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -18,17 +19,17 @@ import torch
 
 from voicekiln import __version__, families
 from voicekiln.convert import device
-from voicekiln.convert.cache import Cache
+from voicekiln.convert.cache import IN_FOLDER, Cache
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.fill import fill
 from voicekiln.convert.graph import noise_nodes
 from voicekiln.convert.reference import References
 from voicekiln.convert.template import ARITHMETICS, Arithmetic, Kind, Template, maker
 from voicekiln.convert.threads import threads
-from voicekiln.convert.verify import LENGTHS, Voice, verify
+from voicekiln.convert.verify import LENGTHS, Original, verify
 from voicekiln.errors import NotFaithful, plain
+from voicekiln.families import weights
 from voicekiln.families.base import Claim, Exportable, Family, Outline
-from voicekiln.families.weights import read
 from voicekiln.job import Conversion, Fidelity, OnnxFile, Precision, Recipe, Stage
 
 MAX_FACT = 20_000
@@ -137,7 +138,8 @@ class Pipeline:
             for family in families.FAMILIES:
                 for outline in family.usual():
                     self._build(family, outline, recipes)
-        return {"templates": [_shown(path, kind) for path, kind in self._cache.kept()]}
+        shown = [_shown(path, kind) for path, kind in islice(self._cache.kept(), IN_FOLDER)]
+        return {"templates": shown} | ({"trouble": self._cache.trouble} if self._cache.trouble else {})
 
     def _build(self, family: Family, outline: Outline, recipes: Sequence[Recipe]) -> None:
         claim = family.recognise(outline)
@@ -208,7 +210,7 @@ class _Bench:
         )
 
     def _weight(self, name: str) -> torch.Tensor:
-        return read(self.exportable.weights[name], self.tensors)
+        return weights.read(self.exportable.weights[name], self.tensors)
 
     def _verified(self, path: Path, precision: Precision, template: Template) -> tuple[Fidelity, ...]:
         """Return how faithful the file is, unless nobody wants to know."""
@@ -216,7 +218,7 @@ class _Bench:
             return ()
         with self.stages.stage("verify"):
             network = self.references.load(self.exportable, self.tensors)
-            voice = Voice(self.exportable, network, noise_nodes(template.model.graph))
+            voice = Original(self.exportable, network, noise_nodes(template.model.graph))
             return verify(path, voice, precision, device.providers(), lengths)
 
 

@@ -9,8 +9,8 @@ from typing import Final
 import torch
 
 from voicekiln.convert.graph import with_numbers
+from voicekiln.families import weights
 from voicekiln.families.base import Exportable
-from voicekiln.families.weights import read
 
 KEPT: Final = 2
 """Networks; one of RVC v2 takes 110 MB."""
@@ -42,4 +42,4 @@ def load(network: torch.nn.Module, exportable: Exportable, tensors: Mapping[str,
     """Give a network a voice's weights, all of them. Raises as `References.load` does."""
     with torch.no_grad():
         for name, parameter in network.state_dict().items():
-            parameter.copy_(read(exportable.weights[name], tensors).reshape(parameter.shape))
+            parameter.copy_(weights.read(exportable.weights[name], tensors).reshape(parameter.shape))

@@ -20,7 +20,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, Self
 
 import onnx
+from google.protobuf.message import DecodeError
 
+from voicekiln import __version__
 from voicekiln.convert.graph import export
 from voicekiln.convert.halve import halve, store_as_half
 from voicekiln.families.base import Exportable
@@ -34,7 +36,7 @@ Arithmetic = Literal["float32", "half"]
 ARITHMETICS: Final[Mapping[Precision, tuple[Arithmetic, ...]]] = {"fp32": ("float32",), "fp16": ("half", "float32")}
 """Those that a precision can have; the first is tried first."""
 
-TOOLS: Final = ("torch", "onnx", "onnxconverter-common", "voicekiln")
+TOOLS: Final = ("torch", "onnx", "onnxconverter-common")
 """Packages that have a part in the graph, which names the last of them."""
 SOURCES: Final = ("convert", "families", "nets", "job.py")
 """Those of our own files that have."""
@@ -82,7 +84,10 @@ class Template:
         kind, graph = read_kind(data)
         if kind != wanted:
             raise DamagedError("it is for something else")
-        return cls(kind, onnx.load_from_string(graph))
+        try:
+            return cls(kind, onnx.load_from_string(graph))
+        except DecodeError as error:
+            raise DamagedError("it holds no graph") from error
 
     def to_bytes(self) -> bytes:
         """Return the file's bytes."""
@@ -99,7 +104,7 @@ def read_kind(data: bytes) -> tuple[Kind, bytes]:
     facts, _, graph = rest.partition(b"\n")
     try:
         return Kind(**json.loads(facts)), graph
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise DamagedError("it says of itself what no template says") from error
 
 
@@ -121,10 +126,10 @@ def half(exportable: Exportable, kind: Kind, whole: onnx.ModelProto) -> Template
 @cache
 def maker() -> str:
     """Return a hash of what makes graphs here: our own source files and the versions of the tools."""
-    found: dict[str, Any] = {tool: metadata.version(tool) for tool in TOOLS}
+    found: dict[str, Any] = {tool: metadata.version(tool) for tool in TOOLS} | {"voicekiln": __version__}
     package = Path(__file__).parents[1]
     for name in SOURCES:
         path = package / name
-        files = [path] if path.is_file() else sorted(path.glob("*.py"))
+        files = [path] if path.is_file() else sorted(path.rglob("*.py"))
         found |= {str(file.relative_to(package)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()[:16]

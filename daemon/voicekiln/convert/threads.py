@@ -10,7 +10,7 @@ import torch
 
 @contextmanager
 def threads(count: int) -> Iterator[None]:
-    """Let PyTorch compute with so many threads; the number is the process's own, not the thread's."""
+    """Let PyTorch compute with so many threads, in this thread and in those that are started meanwhile."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:

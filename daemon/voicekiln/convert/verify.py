@@ -30,7 +30,7 @@ from voicekiln.families.base import Exportable
 from voicekiln.job import Fidelity, Port, Precision, Verify
 
 LENGTHS: Final[Mapping[Verify, tuple[int, ...]]] = {"full": (40, 97), "quick": (25, 29), "off": ()}
-"""Frames. None is the traced length, all are longer than what relative attention sees, and no two of them have a
+"""Frames. None is the traced length, all are longer than what relative attention sees, and the two of a level have no
 common factor that a frozen size could hide behind. The network's time is nearly all that a verification takes."""
 
 BEST_DB: Final = 200.0
@@ -58,7 +58,7 @@ class Difference:
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class Original:
     """What a file has to sound like."""
 
     exportable: Exportable
@@ -69,7 +69,7 @@ class Voice:
 
 
 def verify(
-    path: Path, voice: Voice, precision: Precision, providers: Sequence[str], lengths: Sequence[int]
+    path: Path, voice: Original, precision: Precision, providers: Sequence[str], lengths: Sequence[int]
 ) -> tuple[Fidelity, ...]:
     """Return how closely the file agrees with the network, for each provider.
 
@@ -132,7 +132,7 @@ def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSes
 class _Trial:
     """One file on one provider, beside the network."""
 
-    def __init__(self, path: Path, voice: Voice, precision: Precision, provider: str, beside: Executor) -> None:
+    def __init__(self, path: Path, voice: Original, precision: Precision, provider: str, beside: Executor) -> None:
         """`beside` is the one thread in which ONNX Runtime opens and runs the file."""
         self.voice, self.exportable = voice, voice.exportable
         self.precision, self.provider = precision, provider
@@ -244,7 +244,7 @@ def _noise_source(node: onnx.NodeProto, provider: str) -> Draw:
     return draw
 
 
-def _ask_network(voice: Voice, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
+def _ask_network(voice: Original, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
     """Return the outputs of the PyTorch network on the same noise."""
     arguments = [torch.from_numpy(inputs[port.name]) for port in voice.exportable.inputs]
     with torch.inference_mode(), _replaying(voice, sources):
@@ -253,7 +253,7 @@ def _ask_network(voice: Voice, inputs: Arrays, sources: Sequence[Draw]) -> list[
 
 
 @contextmanager
-def _replaying(voice: Voice, sources: Sequence[Draw]) -> Iterator[None]:
+def _replaying(voice: Original, sources: Sequence[Draw]) -> Iterator[None]:
     """Let the network's `Noise` modules give what `sources` draw; the shapes are known when they are called."""
     modules: list[Any] = [voice.network.get_submodule(path) for path in voice.exportable.noises]
 

@@ -24,6 +24,8 @@ VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
 MARKS = ("enc_p.emb_phone.weight", "enc_p.emb_pitch.weight")
 """Tensors that RVC has and no relative of it."""
+MAX_ONNX_BYTES = 2**31 - 2**24
+"""What one file can hold, less some room for the graph itself."""
 WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 
 OWN_VOCODERS = frozenset({"", "none", "default", "hifigan", "nsfhifigan", "hifigannsf"})
@@ -74,7 +76,7 @@ class Rvc:
 
         Raises:
             UnknownVocoder: if another decoder than RVC's own is in it.
-            OtherFamily: if it wants speech features of a width that RVC does not have.
+            OtherFamily: if it wants speech features of a width that RVC does not have, or is larger than an ONNX file.
             Contradiction: if what it says of itself cannot all be true.
         """
         if not any(mark in outline.tensors for mark in MARKS):
@@ -83,6 +85,9 @@ class Rvc:
         settings, notes = rvc_settings.read(outline)
         if settings.features not in VERSIONS:
             what = f"an RVC voice for speech features of the width {settings.features} (RVC itself has 256 and 768)"
+            raise OtherFamily(what=what, families=self.title)
+        if (size := 4 * _parameters(settings)) > MAX_ONNX_BYTES:
+            what = f"an RVC voice of {size / 1e9:.1f} GB in float32, more than one ONNX file can hold"
             raise OtherFamily(what=what, families=self.title)
         model = _describe(outline, settings) | rvc_feed.encoder(settings, outline.rest)
         model |= {"extra": _extra(outline.rest)}
@@ -142,11 +147,15 @@ def _describe(outline: Outline, settings: Settings) -> dict[str, Any]:
         "hop": settings.hop,
         "f0": settings.f0,
         "speakers": settings.speakers,
-        "parameters": sum(math.prod(shape) for shape in expected(settings).values()),
+        "parameters": _parameters(settings),
         "weights": _precision(outline),
         "weight_norm": any(name.endswith(".weight_g") for name in outline.tensors),
         "checkpoint": "training" if training or "optimizer" in outline.keys else "voice",
     }
+
+
+def _parameters(settings: Settings) -> int:
+    return sum(math.prod(shape) for shape in expected(settings).values())
 
 
 def _precision(outline: Outline) -> str:

@@ -24,6 +24,8 @@ FRAMES_PER_S = 100
 """Feature frames a second, whatever the sample rate."""
 MAX_LAYERS = 64
 """Of one kind in one place; RVC has at most 18."""
+MAX_WINDOW = 1000
+"""Frames; RVC has 10."""
 DILATIONS = (1, 3, 5)
 """Of every residual block that RVC trains."""
 
@@ -158,6 +160,8 @@ def _check_counts(s: Settings) -> None:
         )
     if s.channels % 2 or s.initial >> len(s.rates) < 1 or not all(k % 2 for k in (s.kernel, *s.block_kernels)):
         raise contradiction(["the sizes of its layers cannot be halved or centred as they have to be"])
+    if s.window > MAX_WINDOW:
+        raise contradiction([f"its relative attention sees {s.window} frames to each side"])
 
 
 def _check_rates(s: Settings) -> None:

@@ -157,7 +157,7 @@ class Ledger:
     def first(self, wanted: Callable[[Voice], bool], *states: State) -> Voice | None:
         """Return the voice in these states whose turn comes first (see `Voice.turn`) of those that are `wanted`.
 
-        Of thousands, few are read. `wanted` must not use the ledger.
+        Of thousands, few become a `Voice`. `wanted` must not use the ledger.
         """
         turn = "first_seen + json_extract(stamp, '$[1]') / ?, id"
         sql = f"SELECT * FROM voices WHERE {_in(states)} ORDER BY {turn}"  # noqa: S608 - question marks only

@@ -1,6 +1,6 @@
 """RVC's voice conversion network, inference only: VITS (Kim et al. 2021) with speech features in place of text.
 
-Module names are the checkpoint's own, so that weights load strictly and a key can be found by searching. The noise
+Module names are the checkpoint's own, so that a key can be found by searching. The noise
 of the prior is an input, already scaled; the only randomness inside is the source's.
 """
 

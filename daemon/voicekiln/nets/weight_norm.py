@@ -1,4 +1,4 @@
-"""Weight norm is folded into the tensors before they are loaded: w = g * v / ||v|| (Salimans and Kingma 2016).
+"""Weight norm is folded as the weights are read: w = g * v / ||v|| (Salimans and Kingma 2016).
 
 The networks here therefore hold plain convolutions, and a graph made from them has one initializer per weight and
 none that was computed from others. RVC and its relatives normalise over all axes but the first, in transposed

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from voicekiln.errors import WorkerLost
 from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State, Voice
-from voicekiln.job import Ending, Job, Lost, Refused, Stage
+from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.hiring import WORKER_BYTES, Machine
@@ -93,7 +93,7 @@ class Dispatch:
                 log.error("worker.abandoned", pid=pid, reason="it hangs in the kernel and may still hold memory")
             case Ended(_, ending) if voice is not None and not isinstance(ending, Looked):
                 bench.voice = bench.stage = None
-                bench.warm = not isinstance(ending, Lost)
+                bench.warm |= isinstance(ending, Converted)
                 self._end(voice, ending)
 
     def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:

@@ -154,7 +154,7 @@ def hear_requests() -> Iterator[Request]:
     """Read requests in a thread of their own; the end of input ends the process at once, also in the midst of a job.
 
     It means that the parent is dead or wants us gone. Nothing has to be cleaned up: the staging folder is thrown
-    away by the parent.
+    away by the parent, a template that was being written by the next one that is.
     """
     source = os.fdopen(os.dup(0), "rb")
     with Path(os.devnull).open("rb") as nothing:

@@ -1,0 +1,1 @@
+"""How fast and how small voicekiln is, measured; see `__main__`."""
