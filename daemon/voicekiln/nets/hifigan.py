@@ -3,8 +3,9 @@
 Frames become samples in a few steps; after each, residual blocks of several widths are averaged. With a source
 (NSF), its excitation joins at every step, brought to that step's rate by a strided convolution.
 
-The convolutions are two-dimensional with a height of one: the same numbers, but ONNX Runtime has blocked kernels for
-these alone, which saves it a fifth of its time on a CPU. Checkpoints have the weights without that axis.
+The wide residual blocks are two-dimensional with a height of one: the same numbers, but ONNX Runtime has blocked
+kernels for these alone. It shares their work among threads by channels, so the narrow ones, which would be left to one
+thread, are one-dimensional. Checkpoints have the weights without the axis of height one.
 """
 
 from __future__ import annotations
@@ -20,19 +21,24 @@ SLOPE = 0.1
 """Of the leaky ReLUs, but for the last, which has PyTorch's own 0.01."""
 
 
+WIDE = 128
+"""Channels from which on a residual block is quicker with two-dimensional convolutions, on one core and on two."""
+
+
 class ResBlock1(nn.Module):
     """Pairs of convolutions, the first of each dilated, each pair added to its input."""
 
     def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
         super().__init__()
+        conv = _conv if channels >= WIDE else nn.Conv1d
         self.convs1 = nn.ModuleList(
-            _conv(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            conv(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
             for dilation in dilations
         )
-        self.convs2 = nn.ModuleList(_conv(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
+        self.convs2 = nn.ModuleList(conv(channels, channels, kernel, padding=(kernel - 1) // 2) for _ in dilations)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Return (1, channels, 1, samples) in the same shape."""
+        """Return (1, channels, samples), or (1, channels, 1, samples) if it is wide, in the same shape."""
         for conv1, conv2 in zip(self.convs1, self.convs2, strict=True):
             x = x + conv2(F.leaky_relu(conv1(F.leaky_relu(x, SLOPE)), SLOPE))
         return x
@@ -61,10 +67,10 @@ class Generator(nn.Module):
             self.noise_convs = nn.ModuleList(
                 _to_rate(width, math.prod(rates[step + 1 :])) for step, width in enumerate(widths[1:])
             )
-        self.conv_pre = _conv(channels, initial, 7, padding=3)
-        self.cond = _conv(gin_channels, initial, 1)
+        self.conv_pre = nn.Conv1d(channels, initial, 7, padding=3)
+        self.cond = nn.Conv1d(gin_channels, initial, 1)
         self.ups = nn.ModuleList(
-            nn.ConvTranspose2d(wide, narrow, (1, kernel), (1, rate), padding=(0, (kernel - rate) // 2))
+            nn.ConvTranspose1d(wide, narrow, kernel, rate, padding=(kernel - rate) // 2)
             for wide, narrow, kernel, rate in zip(widths, widths[1:], kernels, rates, strict=False)
         )
         self.resblocks = nn.ModuleList(
@@ -73,6 +79,7 @@ class Generator(nn.Module):
             for kernel, dilations in zip(block_kernels, block_dilations, strict=True)
         )
         self.conv_post = _conv(widths[-1], 1, 7, padding=3, bias=False)
+        self.wide = [width >= WIDE for width in widths[1:]]
 
     def forward(self, x: torch.Tensor, g: torch.Tensor, f0: torch.Tensor | None = None) -> torch.Tensor:
         """Return audio within -1 .. 1, (1, 1, samples).
@@ -82,28 +89,30 @@ class Generator(nn.Module):
             g: The speaker, (1, gin_channels, 1).
             f0: In Hz, 0 where unvoiced, (1, frames); only with a source.
         """
-        excitation = None if f0 is None else self.m_source(f0).unsqueeze(2)
-        x = self.conv_pre(x.unsqueeze(2)) + self.cond(g.unsqueeze(2))  # (1, channels, 1, frames)
+        excitation = None if f0 is None else self.m_source(f0)
+        x = self.conv_pre(x) + self.cond(g)
         for step, up in enumerate(self.ups):
             x = up(F.leaky_relu(x, SLOPE))
             if excitation is not None:
                 x = x + self.noise_convs[step](excitation)
             blocks = self.resblocks[step * self.blocks_per_step : (step + 1) * self.blocks_per_step]
+            x = x.unsqueeze(2) if self.wide[step] else x  # (1, channels, 1, samples)
             results = [block(x) for block in blocks]
             x = sum(results[1:], results[0]) / self.blocks_per_step
+            x = x.squeeze(2) if self.wide[step] else x
         # Of four axes the first goes: that the two after it are 1 is known to the exporter by itself.
-        return torch.tanh(self.conv_post(F.leaky_relu(x))[0])
+        return torch.tanh(self.conv_post(F.leaky_relu(x).unsqueeze(2))[0])
 
 
 def _conv(  # noqa: PLR0913 - what a convolution has
-    inputs: int, outputs: int, kernel: int, *, stride: int = 1, padding: int = 0, dilation: int = 1, bias: bool = True
+    inputs: int, outputs: int, kernel: int, *, padding: int, dilation: int = 1, bias: bool = True
 ) -> nn.Conv2d:
     """Return a convolution over the last of four axes."""
-    return nn.Conv2d(inputs, outputs, (1, kernel), (1, stride), (0, padding), (1, dilation), bias=bias)
+    return nn.Conv2d(inputs, outputs, (1, kernel), padding=(0, padding), dilation=(1, dilation), bias=bias)
 
 
-def _to_rate(channels: int, stride: int) -> nn.Conv2d:
+def _to_rate(channels: int, stride: int) -> nn.Conv1d:
     """Return the convolution that brings the excitation to `channels` at one number per `stride` samples."""
     if stride == 1:
-        return _conv(1, channels, 1)
-    return _conv(1, channels, 2 * stride, stride=stride, padding=stride // 2)
+        return nn.Conv1d(1, channels, 1)
+    return nn.Conv1d(1, channels, 2 * stride, stride, padding=stride // 2)
