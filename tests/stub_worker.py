@@ -16,7 +16,8 @@ from voicekiln.job import STAGES, Job, Recipe
 from voicekiln.worker.keeper import Ended, Event, Keeper, Left
 from voicekiln.worker.parent import Worker
 from voicekiln.worker.process import Patience
-from voicekiln.worker.wire import Convert, Finished, encode
+from voicekiln.worker.rooms import Rooms
+from voicekiln.worker.wire import Convert, Finished, Request, encode
 
 PATIENCE = Patience(ask_s=0.2, terminate_s=0.2, kill_s=60.0, drain_s=0.2)
 
@@ -66,6 +67,11 @@ def stub(tmp_path: Path, body: str) -> list[str]:
     return [sys.executable, "-I", "-S", str(path)]
 
 
+def one_room(folder: Path) -> Rooms:
+    """Return rooms that lie in one folder, the sources and the jobs' folders in `folder` itself."""
+    return Rooms(folder / "templates", folder, folder)
+
+
 def finished_line(tmp_path: Path, name: str) -> bytes:
     """Return the line with which a worker says that a job is done."""
     return encode(Finished(name, converted(convert(tmp_path, name).job).conversion))
@@ -77,24 +83,27 @@ class Bench:
     def __init__(  # noqa: PLR0913 - each is a setting of the worker
         self,
         command: list[str] | None,
+        rooms: Rooms,
         *,
         stage_s: float = 5.0,
         start_s: float = 5.0,
         idle_s: float = 30.0,
         memory_bytes: int = 10**9,
         patience: Patience = PATIENCE,
+        processor_s: float | None = None,
         wake: Callable[[], None] | None = None,
     ) -> None:
         self.woken = threading.Event()
         self.worker = Worker(
             command=command,
             device="cpu",
-            templates=Path("/nowhere"),
+            rooms=rooms,
             deadlines={"start": start_s} | dict.fromkeys(STAGES, stage_s),
             idle_s=idle_s,
             memory_bytes=memory_bytes,
             wake=wake or self.woken.set,
             patience=patience,
+            processor_s=processor_s,
         )
         self.events: list[Event] = []
 
@@ -102,10 +111,10 @@ class Bench:
         """Poll until the events since the last call are enough; fail after `bound_s`."""
         return until(self.worker, self.woken, enough, bound_s)
 
-    def run(self, request: Convert) -> list[Event]:
+    def run(self, request: Request, bound_s: float = 60.0) -> list[Event]:
         """Begin a request and return all events up to its end."""
         self.worker.begin(request, time.monotonic())
-        return self.until(has(Ended))
+        return self.until(has(Ended), bound_s)
 
     def gone(self) -> list[Event]:
         """Return all events up to the end of the process."""

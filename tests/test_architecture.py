@@ -17,7 +17,7 @@ NOUNS = ("voicekiln", "voicekiln.errors", "voicekiln.job")
 """The package itself holds the version only."""
 FOLDERS = (*NOUNS, "voicekiln.steps", "voicekiln.folders")
 CONFIG = (*NOUNS, "voicekiln.settings", "voicekiln.values", "voicekiln.fences", "voicekiln.folders")
-WORKER = (*NOUNS, "voicekiln.worker.wire", "voicekiln.worker.lines")
+WORKER = (*NOUNS, "voicekiln.worker.wire", "voicekiln.worker.lines", "voicekiln.worker.rooms")
 KEEPING = (*WORKER, "voicekiln.worker.keeper", "voicekiln.worker.process", "voicekiln.worker.shift")
 LOOP = (*FOLDERS, *KEEPING, "voicekiln.worker.parent", "voicekiln.settings", "voicekiln.supervisor")
 
@@ -41,7 +41,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.worker": WORKER,
     "voicekiln.worker.shift": KEEPING,
     "voicekiln.worker.parent": KEEPING,
-    "voicekiln.worker.child": (*WORKER, "voicekiln.families", "voicekiln.convert", "torch"),
+    "voicekiln.worker.cage": (*WORKER, "voicekiln.worker.landlock", "voicekiln.worker.seccomp"),
+    "voicekiln.worker.child": (*WORKER, "voicekiln.worker.cage", "voicekiln.families", "voicekiln.convert", "torch"),
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,

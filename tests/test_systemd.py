@@ -6,12 +6,19 @@
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from stub_worker import Bench, convert, ending, one_room
+from tiny_voices import write_tiny
 from voicekiln import cli, config
+from voicekiln.job import Converted
+from voicekiln.worker.parent import _child_command
+from voicekiln.worker.wire import Ready
 
 SYSTEMD = Path(__file__).parents[1] / "systemd"
 UNIT = SYSTEMD / "voicekiln.service"
@@ -70,6 +77,7 @@ def exposure_is_at_most(threshold: int, unit: str) -> bool:
     return done.returncode == 0
 
 
+@pytest.mark.requirement(19)
 @needs_systemd
 @pytest.mark.parametrize(
     "drop_ins", [(), ("cpu-only.conf",), ("network-mount.conf",), ("cpu-only.conf", "network-mount.conf")]
@@ -91,6 +99,7 @@ def test_a_slip_in_the_unit_is_noticed(tmp_path: Path, change: tuple[str, str]) 
     assert (done.returncode, done.stdout + done.stderr) != (0, "")
 
 
+@pytest.mark.requirement(19)
 @needs_systemd
 @pytest.mark.parametrize(("threshold", "drop_ins"), [(10, ()), (10, ("network-mount.conf",)), (3, ("cpu-only.conf",))])
 def test_the_unit_is_closed(tmp_path: Path, threshold: int, drop_ins: tuple[str, ...]) -> None:
@@ -194,3 +203,61 @@ def test_what_breaks_the_work_stays_out_of_the_unit() -> None:
 def test_no_value_is_followed_by_a_comment() -> None:
     """systemd knows no comments behind a value; it would take them for part of it."""  # noqa: D403 - so it is spelt
     assert [value for path in (UNIT, *DROP_INS.iterdir()) for _, value in entries(path) if " #" in value] == []
+
+
+UNDER_THE_RULES = """
+import ctypes, os, sys
+library = ctypes.CDLL("libseccomp.so.2")
+library.seccomp_init.restype = ctypes.c_void_p
+rules = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(0x00050001)))  # all is EPERM
+for name in sys.argv[1].split():
+    number = library.seccomp_syscall_resolve_name(name.encode())
+    if number >= 0:
+        assert library.seccomp_rule_add_array(rules, ctypes.c_uint32(0x7FFF0000), number, 0, None) == 0
+assert library.seccomp_load(rules) == 0
+os.execv(sys.argv[2], sys.argv[2:])
+"""
+"""A program that takes only the system calls that it is told, and becomes another one."""
+
+
+def members(name: str) -> set[str]:
+    """The system calls of a group, or the one of that name."""
+    if not name.startswith("@"):
+        return {name}
+    lines = run("systemd-analyze", "syscall-filter", "--no-pager", name).stdout.splitlines()[1:]
+    return set().union(*(members(line.strip()) for line in lines if line.strip() and line.strip()[0] != "#"))
+
+
+def allowed(*files: Path) -> set[str]:
+    """What the lines SystemCallFilter leave, in their order."""
+    left: set[str] = set()
+    for value in (value for path in files for key, value in entries(path) if key == "SystemCallFilter"):
+        named = set().union(*map(members, value.removeprefix("~").split()))
+        left = left - named if value.startswith("~") else left | named
+    return left
+
+
+@pytest.mark.requirement(19)
+@needs_systemd
+@pytest.mark.parametrize("drop_ins", [(), ("cpu-only.conf",)])
+def test_a_worker_works_and_is_caged_under_the_rules_of_the_unit(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
+    """With its filter of system calls, a voice is converted, and the worker's own cage closes as it does without."""
+    rooms = one_room(tmp_path)
+    calls = " ".join(sorted(allowed(UNIT, *(DROP_INS / name for name in drop_ins))))
+    child = _child_command("cpu", rooms, 8 * 10**9)
+    bench = Bench([sys.executable, "-c", UNDER_THE_RULES, calls, *child], rooms, start_s=120, stage_s=120)
+    request = convert(tmp_path)
+    source = write_tiny(tmp_path / "voice.pth")
+    events = bench.run(replace(request, job=replace(request.job, source=source)), 120)
+    bench.worker.close(5.0)
+    assert isinstance(ending(events), Converted), events
+    (ready,) = [event for event in events if isinstance(event, Ready)]
+    assert not [means for means in ready.device["cage"] if "open" in means]
+
+
+@needs_systemd
+def test_the_unit_lets_the_worker_close_its_cage() -> None:
+    """They belong to no group of older systemd, so they are named."""
+    needed = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp", "prctl", "prlimit64"}
+    assert needed <= allowed(UNIT)
+    assert needed <= allowed(UNIT, DROP_INS / "cpu-only.conf")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import tempfile
 import threading
 import time
@@ -27,6 +28,7 @@ from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Sta
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import HERE, devices, hire
 from voicekiln.worker.keeper import At, Ended
+from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample, Templates
 
 _JOB = f"oneoff{os.getpid()}"
@@ -43,13 +45,18 @@ class Desk:
         """No process is started yet; `templates` is the folder in which it keeps the graphs that voices share."""
         self._settings = settings
         self._wake = threading.Event()
-        self._worker = hire(settings.worker, devices(settings.worker.device)[0], templates, self._wake.set)
+        self._folder = tempfile.TemporaryDirectory(prefix="voicekiln-")
+        room = Path(self._folder.name)
+        self._worker = hire(
+            settings.worker, devices(settings.worker.device)[0], Rooms(templates, room, room), self._wake.set
+        )
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self._worker.close(1.0)
+        self._folder.cleanup()
 
     def convert(
         self, path: Path, out: Path, recipe: Recipe, entered: Callable[[Stage], None]
@@ -61,7 +68,7 @@ class Desk:
             NotDoneError: if the worker was lost.
             OSError: if a file cannot be read or written.
         """
-        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder:
+        with self._room() as folder:
             staging = Path(folder, "staging")
             staging.mkdir()
             spooled, source = self._take(path, Path(folder))
@@ -78,7 +85,7 @@ class Desk:
 
     def inspect(self, path: Path) -> Looked:
         """Say what a file is. Raises as `convert` does."""
-        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder:
+        with self._room() as folder:
             _, source = self._take(path, Path(folder))
             looked = self._ask(Inspect(_JOB, source), lambda _: None)
         if not isinstance(looked, Looked):
@@ -87,7 +94,14 @@ class Desk:
 
     def sample(self, target: Path) -> None:
         """Write a voice with random weights. Raises as `convert` does."""
-        self._ask(Sample(_JOB, target.absolute()), lambda _: None)
+        part = target.with_name(f".~{target.name}.{_JOB}.part")
+        with self._room() as folder:
+            self._ask(Sample(_JOB, Path(folder, target.name)), lambda _: None)
+            try:
+                shutil.copyfile(Path(folder, target.name), part)
+                part.replace(target)
+            finally:
+                part.unlink(missing_ok=True)
 
     def templates(self, verb: Literal["list", "build", "clear"], recipes: Sequence[Recipe]) -> dict[str, Any]:
         """List, make or remove templates; return what there is now. Raises as `convert` does."""
@@ -98,13 +112,17 @@ class Desk:
 
     def greeting(self) -> Ready:
         """Start the worker and return what it runs on. Raises as `convert` does."""
-        with tempfile.TemporaryDirectory(prefix="voicekiln-") as folder, contextlib.suppress(Refusal):
+        with self._room() as folder, contextlib.suppress(Refusal):
             nothing = Path(folder, "nothing.pth")  # which the worker refuses, but not before it has introduced itself
             nothing.touch()
             self._ask(Inspect(_JOB, nothing), lambda _: None)
         if self._worker.ready is None:
             raise NotDoneError("the worker did not say what it runs on")
         return self._worker.ready
+
+    def _room(self) -> tempfile.TemporaryDirectory[str]:
+        """Return a new folder, the only one that the worker may write to besides that of the templates."""
+        return tempfile.TemporaryDirectory(dir=self._folder.name)
 
     def _take(self, path: Path, folder: Path) -> tuple[Spooled, Path]:
         """Copy and hash the file, as the daemon does; the person says that it is there, so nothing has to settle."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,8 +10,7 @@ from typing import Any
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.sidecar import utc
-from voicekiln.folders.sweep import Item
-from voicekiln.folders.voices import Voice
+from voicekiln.folders.voices import Item, Voice
 from voicekiln.folders.watch import file_system
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
 from voicekiln.settings import Settings, span
@@ -45,6 +45,7 @@ def machine(ready: Ready) -> Iterator[str]:
     yield f"device  {ready.device.get('name')} ({ready.device.get('kind')})"
     if why := ready.device.get("why_cpu"):
         yield f"        no GPU is used: {why}"
+    yield f"cage    {'; '.join(map(str, ready.device.get('cage', ())))}"
     yield f"onnx    execution providers: {', '.join(map(str, ready.device.get('providers', ())))}"
     yield "with    " + ", ".join(f"{name} {version}" for name, version in ready.versions.items())
 
@@ -95,25 +96,37 @@ def _fidelity(file: OnnxFile) -> str:
 def status(ledger: Ledger, *, running: bool) -> Iterator[str]:
     """Yield a line for the daemon and one for every known file."""
     yield ledger.fact("status") or "nothing yet" if running else "The daemon does not run; this is how it left things."
-    for voice in ledger.voices():
+    for voice in ledger.each():
         told = " - ".join(part for part in (_why(voice), _next(voice)) if part)
         yield f"{voice.state:<11}{shown(voice.relpath)}{'  ' + told if told else ''}"
 
 
-def status_json(ledger: Ledger, *, running: bool) -> dict[str, Any]:
-    """Return the same as JSON values."""
-    return {
+def status_json(ledger: Ledger, *, running: bool) -> Iterator[str]:
+    """Yield the same as the lines of one JSON object; of a million files, one at a time is in memory."""
+    facts = {
         "running": running,
         "daemon": ledger.fact("status") if running else None,
         "device": ledger.fact("device"),
-        "files": [_row(v) for v in ledger.voices()],
     }
+    yield "{"
+    for name, value in facts.items():
+        yield f"  {json.dumps(name)}: {json.dumps(value, ensure_ascii=False)},"
+    yield '  "files": ['
+    before = None
+    for voice in ledger.each():
+        if before is not None:
+            yield f"{before},"
+        before = f"    {json.dumps(_row(voice), ensure_ascii=False)}"
+    if before is not None:
+        yield before
+    yield "  ]"
+    yield "}"
 
 
-def swept(path: PurePosixPath, item: Item, *, dry_run: bool) -> str:
+def swept(path: PurePosixPath, item: Item, age_s: float, *, dry_run: bool) -> str:
     """Return the line for a file that goes, or would go."""
     verb, folder = "would remove" if dry_run else "removed", "inbox" if item.of == "sources" else "outbox"
-    return f"{verb} {folder}/{shown(path)} ({item.of}, {span(item.age_s)} old)"
+    return f"{verb} {folder}/{shown(path)} ({item.of}, {span(age_s)} old)"
 
 
 def _row(voice: Voice) -> dict[str, Any]:

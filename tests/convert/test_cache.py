@@ -362,7 +362,11 @@ def test_what_root_makes_belongs_to_whom_the_state_folder_belongs(
     given: list[tuple[str, int, int]] = []
     around = folder.parent
     around.mkdir(parents=True, exist_ok=True)
-    monkeypatch.setattr(os, "chown", lambda path, user, group: given.append((Path(path).name, user, group)))
+
+    def give(descriptor: int, user: int, group: int) -> None:
+        given.append((Path(f"/proc/self/fd/{descriptor}").readlink().name, user, group))
+
+    monkeypatch.setattr(os, "fchown", give)
     whole(Cache(folder))
     owner = around.stat()
     [of_folder, of_file] = given

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from voicekiln.settings import Settings
-from voicekiln.supervisor.hiring import MAX_WORKERS, Machine, devices, hire
+from voicekiln.supervisor.hiring import MAX_WORKERS, Machine, devices, hire, rooms
 
 GB = 10**9
 
@@ -59,7 +59,7 @@ def test_one_worker_per_core_where_there_is_no_gpu(machine: Make, quota: str, wo
 
 def test_nobody_is_started_before_there_is_work(tmp_path: Path) -> None:
     """An idle machine holds no torch in memory."""
-    worker = hire(Settings.in_folder(tmp_path).worker, "cpu", tmp_path, lambda: None)
+    worker = hire(Settings.in_folder(tmp_path).worker, "cpu", rooms(Settings.in_folder(tmp_path)), lambda: None)
     assert not worker.busy
     assert worker.ready is None
     assert worker.close(0.1) == []

@@ -12,7 +12,7 @@ import pytest
 
 from endings import converted
 from fake_worker import FakeWorker
-from stub_worker import PATIENCE, convert, ending, has, stub, until
+from stub_worker import PATIENCE, convert, ending, has, one_room, stub, until
 from voicekiln.errors import Empty
 from voicekiln.job import STAGES, Converted, Ending, Lost, Refused
 from voicekiln.worker.keeper import At, Ended, Event, Keeper, Left, Started
@@ -172,7 +172,7 @@ class TestWorker(KeeperContract):
         return Worker(
             command=stub(tmp_path, STUB),
             device="cpu",
-            templates=tmp_path / "templates",
+            rooms=one_room(tmp_path),
             deadlines={"start": 5.0} | dict.fromkeys(STAGES, 5.0),
             idle_s=idle_s,
             memory_bytes=10**9,

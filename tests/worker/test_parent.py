@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from stub_worker import Bench, convert, ending, exists, has, stub, vanishes
+from stub_worker import Bench, convert, ending, exists, has, one_room, stub, vanishes
 from voicekiln.errors import Damaged
 from voicekiln.job import Converted, Lost, Recipe, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
@@ -38,7 +38,7 @@ def bench(tmp_path: Path) -> Iterator[MakeBench]:
     made: list[Bench] = []
 
     def make(body: str, **settings: Any) -> Bench:
-        made.append(Bench(stub(tmp_path, body), **settings))
+        made.append(Bench(stub(tmp_path, body), one_room(tmp_path), **settings))
         return made[-1]
 
     yield make
@@ -348,6 +348,46 @@ class TestBadWorker:
         assert ending(events) == Lost("the worker used more memory than 0.2 GB")
         assert not exists(pid_of(events))
 
+    @pytest.mark.requirement(8)
+    @pytest.mark.parametrize(("processor_s", "reason"), [(0.2, "more processor time than 0.2 s"), (None, "longer")])
+    def test_processor_time_beyond_the_allowance_kills(
+        self, bench: MakeBench, tmp_path: Path, processor_s: float | None, reason: str
+    ) -> None:
+        """Also of one that says in time that it is in a new stage, and lets signals pass; without it, the deadline."""
+        body = """
+            signal.signal(signal.SIGXCPU, signal.SIG_IGN)
+            ready()
+            job = hear()
+            for stage in ("load", "template", "fill"):
+                say("entered", id=job, stage=stage)
+                by = time.monotonic() + 0.6
+                while time.monotonic() < by:
+                    pass
+            while True:
+                pass
+        """
+        got = ending(bench(body, processor_s=processor_s, stage_s=1.5).run(convert(tmp_path)))
+        assert isinstance(got, Lost)
+        assert reason in got.reason
+
+    def test_each_file_has_its_own_processor_time(self, bench: MakeBench, tmp_path: Path) -> None:
+        """What a process took for the files before does not count."""
+        worker = bench(
+            """
+            ready()
+            while True:
+                job = hear()
+                by = time.process_time() + 0.4
+                while time.process_time() < by:
+                    pass
+                time.sleep(0.6)
+                finish(job)
+            """,
+            processor_s=0.7,
+        )
+        for name in ("j1", "j2", "j3"):
+            assert isinstance(ending(worker.run(convert(tmp_path, name))), Converted)
+
     def test_memory_of_its_children_counts(self, bench: MakeBench, tmp_path: Path) -> None:
         """A worker cannot hide it in a process that it forks."""
         body = "ready()\nhear()\nif os.fork() == 0:\n    hog = bytearray(os.urandom(1000)) * 300_000\nhang()\n"
@@ -424,7 +464,7 @@ class TestStart:
 
     def test_a_command_that_is_not_there_is_a_loss(self, tmp_path: Path) -> None:
         """Nothing is raised in the loop."""
-        events = Bench([str(tmp_path / "nothing")]).run(convert(tmp_path))
+        events = Bench([str(tmp_path / "nothing")], one_room(tmp_path)).run(convert(tmp_path))
         assert ending(events) == Lost("the worker could not be started (No such file or directory)", counts=False)
 
     def test_one_that_died_while_idle_is_replaced_unnoticed(self, bench: MakeBench, tmp_path: Path) -> None:

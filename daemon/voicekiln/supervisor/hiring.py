@@ -16,8 +16,10 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
+from voicekiln.settings import Settings
 from voicekiln.settings import Worker as WorkerSettings
 from voicekiln.worker.parent import Worker
+from voicekiln.worker.rooms import Rooms
 
 MAX_WORKERS = 8
 """On the processor. So many finish several voices a second, each of 110 MB and more: no share takes them faster."""
@@ -83,11 +85,16 @@ def devices(wanted: str, machine: Machine = HERE) -> tuple[str, ...]:
     return (wanted,) * min(machine.cores(), MAX_WORKERS)
 
 
-def hire(settings: WorkerSettings, device: str, templates: Path, wake: Callable[[], None]) -> Worker:
+def rooms(settings: Settings) -> Rooms:
+    """Return the folders that the daemon's workers may use, those of `Common.spool` and `Common.staging`."""
+    return Rooms(settings.templates, settings.state / "spool", settings.state / "staging")
+
+
+def hire(settings: WorkerSettings, device: str, rooms: Rooms, wake: Callable[[], None]) -> Worker:
     """Return the keeper of a worker on that device; the process starts with the first request."""
     return Worker(
         device=device,
-        templates=templates,
+        rooms=rooms,
         deadlines=asdict(settings.deadlines),
         idle_s=settings.idle,
         memory_bytes=settings.memory,

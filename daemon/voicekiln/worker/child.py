@@ -2,8 +2,9 @@
 
 Before anything heavy is imported the process makes itself harmless: the wire gets a descriptor of its own, so that
 no library's print can corrupt it; the process dies with its parent; it is what the kernel kills first when memory
-is short. Then it does one request at a time. After an error that it cannot explain it goes, because nobody knows
-what state it is in; the parent starts a fresh one.
+is short; it goes into its cage (see `cage`), which is locked before the first request is served. Then it does one
+request at a time. After an error that it cannot explain it goes, because nobody knows what state it is in; the parent
+starts a fresh one.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import errno
 import faulthandler
 import os
 import queue
-import resource
 import signal
 import sys
 import threading
@@ -26,6 +26,8 @@ from typing import BinaryIO, cast
 
 from voicekiln.errors import Refusal, plain
 from voicekiln.job import Stage
+from voicekiln.worker import cage
+from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.wire import (
     Answer,
     Convert,
@@ -45,11 +47,7 @@ from voicekiln.worker.wire import (
 )
 
 PR_SET_PDEATHSIG = 1
-PR_SET_NO_NEW_PRIVS = 38
 """From <linux/prctl.h>."""
-
-MAX_FILE_BYTES = 8 * 2**30
-"""No file that this process writes may be longer; the largest ONNX file has 2 GiB."""
 
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 """Errors of the machine, not of the file."""
@@ -61,12 +59,17 @@ Work = Callable[[Request, Callable[[Stage], None]], Answer]
 def main(arguments: list[str]) -> int:
     """Run until standard input ends; return the exit status."""
     options = _options(arguments)
+    rooms = Rooms(options.templates, options.sources, options.staging)
     say = Mouth(guard_wire())
-    requests = hear_requests()
     humble(options.parent)
     show_gpu(options.device)
-    work, ready = _workshop(options.memory, options.templates)
-    say(ready)
+    gpu = cage.has_gpu()
+    cage.furnish(rooms, gpu=gpu)
+    files = cage.enter(rooms, gpu=gpu)
+    requests = hear_requests()  # in a thread, so not before
+    work, ready = _workshop(rooms.templates)
+    calls = cage.lock(options.memory, gpu=ready.device["kind"] != "cpu")
+    say(Ready(ready.device | {"cage": [files, calls]}, ready.versions))
     return serve(requests, work, say)
 
 
@@ -119,7 +122,7 @@ def guard_wire() -> BinaryIO:
 
 
 def humble(parent: int | None) -> None:
-    """Tie the process to its parent's life and take what it does not need.
+    """Tie the process to its parent's life and let it give way to others.
 
     What the surroundings forbid (a container's /proc, a system call filter) is left as it is: these are nets
     beneath the parent's own limits.
@@ -129,25 +132,14 @@ def humble(parent: int | None) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # must work while C code runs, so no handler of ours
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the daemon, which then tells us
     os.umask(0o077)
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _lower(resource.RLIMIT_FSIZE, MAX_FILE_BYTES)
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     if parent is not None:
-        libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # it died before the call
             os._exit(0)
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("500")
     with suppress(OSError):
         os.nice(5)
-
-
-def _lower(kind: int, limit: int) -> None:
-    """Lower a resource limit, never raise it."""
-    hard = resource.getrlimit(kind)[1]
-    limit = limit if hard == resource.RLIM_INFINITY else min(limit, hard)
-    resource.setrlimit(kind, (limit, limit))
 
 
 def hear_requests() -> Iterator[Request]:
@@ -189,7 +181,7 @@ def show_gpu(device: str) -> None:
     os.environ["CUDA_VISIBLE_DEVICES"] = chosen
 
 
-def _workshop(memory_bytes: int, templates: Path) -> tuple[Work, Ready]:
+def _workshop(templates: Path) -> tuple[Work, Ready]:
     """Import what does the work; return it with the facts about this machine."""
     import torch  # noqa: PLC0415 - only now is the process harmless
 
@@ -199,9 +191,6 @@ def _workshop(memory_bytes: int, templates: Path) -> tuple[Work, Ready]:
     from voicekiln.families import sample  # noqa: PLC0415 - as above
 
     ready = Ready(device.device(), device.versions())
-    if ready.device["kind"] == "cpu":  # CUDA maps address space far beyond what it uses
-        _lower(resource.RLIMIT_DATA, 2 * memory_bytes)
-
     pipeline = Pipeline(Cache(templates))
 
     most_threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else sys.maxsize
@@ -245,6 +234,8 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--memory", type=int, required=True, help="bytes")
     parser.add_argument("--templates", type=Path, required=True, help="folder in which templates are kept")
+    parser.add_argument("--sources", type=Path, required=True, help="folder in which the files to read lie")
+    parser.add_argument("--staging", type=Path, required=True, help="folder in which the jobs' folders lie")
     parser.add_argument("--parent", type=int, help="process that this one may not outlive")
     return parser.parse_args(arguments)
 

@@ -14,12 +14,12 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from voicekiln.job import STAGES, Converted, Ending, Lost, Refused
+from voicekiln.job import PRECISIONS, STAGES, Converted, Ending, Lost, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
+from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.shift import NEVER, Limits, Shift
 from voicekiln.worker.wire import (
     Answer,
@@ -59,27 +59,32 @@ class Worker:
         *,
         command: Sequence[str] | None = None,
         device: str,
-        templates: Path,
+        rooms: Rooms,
         deadlines: Mapping[str, float],
         idle_s: float,
         memory_bytes: int,
         wake: Callable[[], None],
         patience: Patience | None = None,
+        processor_s: float | None = None,
     ) -> None:
         """No process is started yet.
 
         Args:
             command: what to start; None for the real worker.
             device: `auto`, `cpu`, `cuda:0` ...
-            templates: the folder in which the process keeps the graphs that voices share.
+            rooms: the folders that the process may use.
             deadlines: see `Limits`.
             idle_s: see `Limits`.
             memory_bytes: see `Limits`.
             wake: called from another thread when `poll` has something to do.
             patience: how long each rung of the stop ladder is given.
+            processor_s: see `Limits`; None for what fits the deadlines.
         """
-        self._command = command or _child_command(device, templates, memory_bytes)
-        self._limits = Limits(deadlines, idle_s, memory_bytes, patience or Patience())
+        self._command = command or _child_command(device, rooms, memory_bytes)
+        self._rooms = rooms
+        self._limits = Limits(
+            deadlines, idle_s, memory_bytes, patience or Patience(), processor_s or _enough(deadlines)
+        )
         self._wake = wake
         self._task: _Task | None = None
         self._shift: Shift | None = None
@@ -160,6 +165,8 @@ class Worker:
 
     def _start(self, task: _Task, now: float) -> None:
         try:
+            for folder in (self._rooms.sources, self._rooms.staging):  # its cage opens only to what is there
+                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._shift = Shift(self._command, self._limits, self._wake, now)
         except OSError as error:
             self._end(Lost(f"the worker could not be started ({error.strerror})", counts=False), now)
@@ -252,8 +259,13 @@ def _is_asked_for(answer: Finished, request: Request) -> bool:
     return verified and sorted(file.precision for file in files) == sorted(recipe.precisions)
 
 
-def _child_command(device: str, templates: Path, memory_bytes: int) -> list[str]:
+def _enough(deadlines: Mapping[str, float]) -> float:
+    """Return more processor time than a file can need: all cores, all the time; most stages come once per precision."""
+    return (os.cpu_count() or 1) * sum(len(PRECISIONS) * deadlines.get(stage, 0.0) for stage in STAGES)
+
+
+def _child_command(device: str, rooms: Rooms, memory_bytes: int) -> list[str]:
     """Return the command of the real worker; -P keeps the folder it starts in out of the places to import from."""
-    own = ["--device", device, "--templates", str(templates), "--memory", str(memory_bytes)]
-    own += ["--parent", str(os.getpid())]
+    own = ["--device", device, "--memory", str(memory_bytes), "--parent", str(os.getpid())]
+    own += ["--templates", str(rooms.templates), "--sources", str(rooms.sources), "--staging", str(rooms.staging)]
     return [sys.executable, "-P", "-m", "voicekiln.worker.child", *own]

@@ -17,9 +17,9 @@ from enum import IntEnum
 from pathlib import Path
 
 from voicekiln.worker.lines import Listener
+from voicekiln.worker.rooms import environment
 
-NOT_FOR_CHILDREN = ("NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC")
-"""Variables by which systemd would take the worker's word for the daemon's."""
+TICKS_A_SECOND = os.sysconf("SC_CLK_TCK")
 
 
 class Rung(IntEnum):
@@ -60,9 +60,6 @@ class Process:
         Raises:
             OSError: if it cannot be started.
         """
-        # Threads that wait busily for the next bit of work take the cores from those that have some.
-        environment = {"OMP_WAIT_POLICY": "PASSIVE", **os.environ}
-        environment = {name: value for name, value in environment.items() if name not in NOT_FOR_CHILDREN}
         self._popen = subprocess.Popen(  # noqa: S603 - our own command, no shell
             command,
             stdin=subprocess.PIPE,
@@ -70,7 +67,7 @@ class Process:
             stderr=subprocess.PIPE,
             bufsize=0,
             cwd="/",
-            env=environment,
+            env=environment(os.environ),
             start_new_session=True,
         )
         assert self._popen.stdin and self._popen.stdout and self._popen.stderr  # noqa: S101, PT018 - for the type checker
@@ -137,6 +134,11 @@ class Process:
         """Return the bytes of memory that it and its session hold and cannot give back (files mapped do not count)."""
         return sum(_memory(entry) for entry in Path("/proc").iterdir() if _session(entry) == self.pid)
 
+    def processor_s(self) -> float:
+        """Return the seconds of processor time that it has had, all its threads together."""
+        fields = _stat(Path("/proc", str(self.pid)))
+        return sum(int(field) for field in fields[11:13]) / TICKS_A_SECOND
+
     def _signal(self, number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
             os.killpg(self.pid, number)
@@ -160,13 +162,17 @@ def how_it_ended(status: int) -> str:
 
 def _session(entry: Path) -> int | None:
     """Return the session of a process in /proc; None if it is none or has just gone."""
-    if not entry.name.isdecimal():
-        return None
+    fields = _stat(entry) if entry.name.isdecimal() else []
+    return int(fields[3]) if fields else None
+
+
+def _stat(entry: Path) -> list[bytes]:
+    """Return the fields of a process in /proc from its state on, the third; none if it has just gone."""
     try:
         # The name stands in brackets and may hold brackets and blanks itself, so count from its end.
-        return int((entry / "stat").read_bytes().rpartition(b")")[2].split()[3])
-    except (OSError, IndexError, ValueError):
-        return None
+        return (entry / "stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return []
 
 
 def _memory(entry: Path) -> int:

@@ -2,8 +2,8 @@
 
 It knows nothing of requests but whether it serves one: before it was given a file, the file cannot be at fault.
 
-Memory is measured twice a second, so a process can overshoot its allowance for that long. Accepted: the kernel's
-own limits (systemd's MemoryMax) stand behind it, and the worker is what the kernel picks first.
+Memory and processor time are measured twice a second, so a process can overshoot its allowance for that long.
+Accepted: the kernel's own limits (systemd's MemoryMax) stand behind it, and the worker is what the kernel picks first.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from voicekiln.job import Lost, Stage
 from voicekiln.worker.process import Patience, Process, Rung, how_it_ended
 from voicekiln.worker.wire import Ready
 
-MEMORY_EVERY_S = 0.5
+MEASURE_EVERY_S = 0.5
 
 DYING_S = 0.02
 """Between two looks at a process that has closed its output."""
@@ -34,6 +34,9 @@ class Limits:
     memory_bytes: int
     """What the process and its children may hold of main memory."""
     patience: Patience
+    processor_s: float
+    """Processor time that a request may take, all threads together. Deadlines hold for a stage, and a process may say
+    that it is in a new one; this it cannot talk its way round."""
 
 
 class Shift:
@@ -54,9 +57,11 @@ class Shift:
         """Why it has to go, where that is our judgement."""
         self.wanted = False
         """Whether it goes because it is not needed any more."""
+        self._processor_s = 0.0
+        """What it had taken before the request under way."""
         self._doing = "start"
         self._deadline = now + limits.deadlines["start"]
-        self._memory_by = now + MEMORY_EVERY_S
+        self._measure_by = now + MEASURE_EVERY_S
         self._idle_by = NEVER
         self._mute_by = NEVER
         self._drained_by = NEVER
@@ -79,12 +84,13 @@ class Shift:
     def enter(self, stage: Stage, now: float) -> None:
         """Start the clock of a stage."""
         if not self.serving:
-            self.serving, self._idle_by, self._memory_by = True, NEVER, now + MEMORY_EVERY_S
+            self.serving, self._idle_by, self._measure_by = True, NEVER, now + MEASURE_EVERY_S
+            self._processor_s = self.process.processor_s()
         self._doing, self._deadline = stage, now + self._limits.deadlines[stage]
 
     def rest(self, now: float) -> None:
         """Start the clock of idleness."""
-        self.serving, self._deadline, self._memory_by = False, NEVER, NEVER
+        self.serving, self._deadline, self._measure_by = False, NEVER, NEVER
         self._idle_by = now + self._limits.idle_s
 
     def condemn(self, reason: str, rung: Rung, now: float, *, counts: bool = True) -> None:
@@ -119,7 +125,7 @@ class Shift:
         soon = now + DYING_S if self.process.listener.answers_ended and not self.draining else NEVER
         if self.going or self.draining:
             return min(self.process.due, self._drained_by, soon)
-        return min(self._deadline, self._idle_by, self._memory_by, self._mute_by, soon)
+        return min(self._deadline, self._idle_by, self._measure_by, self._mute_by, soon)
 
     def _judge(self, now: float) -> None:
         """See whether a living process has to go, or has had its time to."""
@@ -131,13 +137,21 @@ class Shift:
             self.release(now)
         elif now >= self._mute_by:
             self.condemn("the worker closed its output and lived on", Rung.KILL, now)
-        elif now >= self._memory_by:
-            self._memory_by = now + MEMORY_EVERY_S
-            if self.process.memory() > self._limits.memory_bytes:
-                allowed = f"{self._limits.memory_bytes / 1e9:.1f} GB"
-                self.condemn(f"the worker used more memory than {allowed}", Rung.KILL, now)
+        elif now >= self._measure_by:
+            self._measure_by = now + MEASURE_EVERY_S
+            if reason := self._too_much():
+                self.condemn(reason, Rung.KILL, now)
         if self.process.listener.answers_ended and self._mute_by == NEVER:
             self._mute_by = now + self._limits.patience.drain_s
+
+    def _too_much(self) -> str | None:
+        """Return what it has taken too much of, None if it has not."""
+        limits = self._limits
+        if self.process.memory() > limits.memory_bytes:
+            return f"the worker used more memory than {limits.memory_bytes / 1e9:.1f} GB"
+        if self.serving and self.process.processor_s() - self._processor_s > limits.processor_s:
+            return f"the worker used more processor time than {limits.processor_s:g} s"
+        return None
 
     def _too_long(self) -> str:
         limit = f"{self._limits.deadlines[self._doing]:g} s"
