@@ -88,23 +88,36 @@ def text(value: str) -> bytes:
     return b"X" + struct.pack("<I", len(data)) + data
 
 
+def number(value: int) -> bytes:
+    """Return the opcode that pushes a whole number of up to 255 bytes."""
+    data = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(data)]) + data
+
+
 def storage(kind: str, key: str, count: int) -> bytes:
     """Return the opcodes that push a storage."""
     kind_of_it = text("storage") + f"ctorch\n{kind}\n".encode()
-    return b"(" + kind_of_it + text(key) + text("cpu") + b"J" + struct.pack("<i", count) + b"tQ"
+    return b"(" + kind_of_it + text(key) + text("cpu") + number(count) + b"tQ"
 
 
 def tensor(  # noqa: PLR0913 - all that makes a tensor
-    kind: str, key: str, stored: int, shape: tuple[int, ...], stride: tuple[int, ...], *, first: int = 0
+    kind: str,
+    key: str,
+    stored: int,
+    shape: tuple[int, ...],
+    stride: tuple[int, ...],
+    *,
+    first: int = 0,
+    more: bytes = b"",
 ) -> bytes:
     """Return the opcodes that push a tensor of any shape and stride over a storage of `stored` numbers."""
 
     def numbers(values: tuple[int, ...]) -> bytes:
-        return b"(" + b"".join(b"J" + struct.pack("<i", value) for value in values) + b"t"
+        return b"(" + b"".join(map(number, values)) + b"t"
 
     return (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key, stored) + bytes([75, first]) + numbers(shape)
-        + numbers(stride) + b"\x89ccollections\nOrderedDict\n)RtR"
+        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage(kind, key, stored) + number(first) + numbers(shape)
+        + numbers(stride) + b"\x89ccollections\nOrderedDict\n)R" + more + b"tR"
     )  # fmt: skip
 
 

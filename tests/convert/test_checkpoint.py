@@ -188,6 +188,21 @@ def test_shared_weights_are_no_trick(tmp_path: Path) -> None:
     assert len(opened(tmp_path, {"model": {f"flow.{i}": shared for i in range(50)}}).tensors) == 50
 
 
+def test_numbers_that_bear_many_names_are_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small file could else ask for weeks: twenty thousand names for the same gigabyte."""
+    shared, looks = torch.randn(300), []
+    data = saved({"model": {f"flow.{i}": shared for i in range(50)} | {"half": shared[:150], "other": torch.ones(3)}})
+    real = torch.aminmax
+
+    def look(tensor: torch.Tensor) -> Any:
+        looks.append(tensor.numel())
+        return real(tensor)
+
+    monkeypatch.setattr(torch, "aminmax", look)
+    open_checkpoint(written(tmp_path / "voice.pth", data))
+    assert looks == [300, 150, 3]
+
+
 HOSTILE: dict[str, tuple[object, str]] = {
     "os.system": (Pickled(os.system, ("touch {canary}",)), "posix.system"),
     "eval": (Pickled(eval, ("open('{canary}', 'w')",)), "eval"),
@@ -201,6 +216,7 @@ HOSTILE: dict[str, tuple[object, str]] = {
 }
 
 
+@pytest.mark.requirement(20)
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_is_named_and_never_run(tmp_path: Path, name: str, *, legacy: bool) -> None:
@@ -257,6 +273,7 @@ ODD: dict[str, bytes] = {
 }
 
 
+@pytest.mark.requirement(20)
 @pytest.mark.parametrize("name", ODD)
 @pytest.mark.parametrize("legacy", [False, True])
 def test_odd_pickles_end_as_refusals(tmp_path: Path, name: str, *, legacy: bool) -> None:
@@ -284,6 +301,7 @@ TRICKS: dict[str, bytes] = {
 }  # fmt: skip
 
 
+@pytest.mark.requirement(20)
 @pytest.mark.parametrize("name", TRICKS)
 def test_no_tensor_is_larger_than_its_bytes(tmp_path: Path, name: str) -> None:
     """A few bytes cannot stand for gigabytes, nor for memory that nobody filled."""
@@ -341,6 +359,20 @@ def test_memory_that_runs_out_is_not_the_files_fault(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(torch, "load", full)
     with pytest.raises(MemoryError):
+        open_checkpoint(written(tmp_path / "v.pth", saved(voice())))
+
+
+@pytest.mark.parametrize(("asked", "wanted"), [(64, MemoryError), (2**40, Damaged)])
+def test_memory_that_torch_cannot_get_is_the_files_fault_only_if_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, asked: int, wanted: type[Exception]
+) -> None:
+    """PyTorch tells of it in words: as many bytes as the file has are an honest wish, more are not."""
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError(f"DefaultCPUAllocator: can't allocate memory: you tried to allocate {asked} bytes. Error 12")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(wanted):
         open_checkpoint(written(tmp_path / "v.pth", saved(voice())))
 
 

@@ -65,6 +65,7 @@ def test_a_length_beyond_the_file_asks_for_no_memory(tmp_path: Path) -> None:
     [
         table(a=tensor("FloatStorage", "0", -4, (4,), (1,))),
         table(a=tensor("FloatStorage", "0", 4, (4,), (1,)), b=tensor("HalfStorage", "0", 4, (4,), (1,))),
+        table(a=tensor("FloatStorage", "0", 4, (4,), (1,)).replace(text("0"), b"U\x02\xc3\xa9")),
         b"\x80\x02(" + text("storage") * 5 + b"tQ.",
         b"\x80\x02(K\x01tQ.",
         b"\x80\x02t.",

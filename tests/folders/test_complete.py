@@ -77,6 +77,7 @@ def test_a_whole_archive_is_proven_by_its_checksums(data: bytes) -> None:
     assert proof(data) is Proof.CHECKSUMS
 
 
+@pytest.mark.requirement(2)
 @given(st.integers(0, len(WHOLE) - 1))
 def test_no_beginning_of_an_archive_is_complete(length: int) -> None:
     """A file that grows, or was cut off; this much is seen before anything is copied."""
@@ -84,6 +85,7 @@ def test_no_beginning_of_an_archive_is_complete(length: int) -> None:
         glance(io.BytesIO(WHOLE[:length]))
 
 
+@pytest.mark.requirement(2)
 @given(st.integers(0, len(WHOLE.rstrip(b"\0")) - 1))
 def test_no_beginning_with_the_final_size_is_complete(length: int) -> None:
     """Explorer gives a file its final size with the first byte."""
@@ -98,6 +100,7 @@ def test_no_byte_of_the_end_may_be_missing() -> None:
 
 
 # Not from 1 to 3: holes begin at the borders of blocks.
+@pytest.mark.requirement(2)
 @given(st.just(0) | st.integers(4, TABLE_AT - 1), st.integers(4, 50_000))
 def test_a_hole_is_found(at: int, count: int) -> None:
     """A multi-stream copy writes the end before the middle."""
@@ -110,6 +113,7 @@ def test_a_hole_is_found(at: int, count: int) -> None:
     incomplete(holed)
 
 
+@pytest.mark.requirement(2)
 @given(st.integers(0, 69_999), st.integers(1, 255))
 def test_a_single_wrong_byte_is_found(at: int, change: int) -> None:
     """In any of the weights."""
@@ -118,6 +122,7 @@ def test_a_single_wrong_byte_is_found(at: int, change: int) -> None:
     incomplete(bytes(data))
 
 
+@pytest.mark.requirement(2)
 def test_an_older_longer_file_under_the_new_one_is_no_proof() -> None:
     """A copy in place over a longer file: the old table of contents is still there."""
     old = archive({"voice/data.pkl": noise(500), "voice/data/0": noise(90_000, 9)})
@@ -161,6 +166,7 @@ def test_other_files_prove_nothing(data: bytes) -> None:
     assert glance(io.BytesIO(data)) is proof(data) is Proof.NONE
 
 
+@pytest.mark.requirement(20)
 def test_a_bomb_is_not_inflated() -> None:
     """What is packed is the worker's business: 300 MB in 300 kB have arrived, no more is said here."""
     bomb = archive({"bomb": bytes(30_000_000)}, method=zipfile.ZIP_DEFLATED)
@@ -192,6 +198,7 @@ def test_an_archive_that_lies_about_its_parts_is_left_to_the_worker(entry: dict[
     assert proof(forged(WHOLE, entry=entry)) is Proof.ARCHIVE
 
 
+@pytest.mark.requirement(20)
 def test_parts_that_overlap_are_not_read_again_and_again() -> None:
     """A table that names one large part ten thousand times would keep us busy for hours."""
     data = archive({"a": noise(200_000)})
@@ -201,6 +208,7 @@ def test_parts_that_overlap_are_not_read_again_and_again() -> None:
     assert proof(data[:table_at] + table + end) is Proof.ARCHIVE
 
 
+@pytest.mark.requirement(20)
 def test_a_table_beyond_all_measure_is_not_read() -> None:
     """The end is there; five megabytes of entries are no voice."""
     data = b"PK\3\4" + noise(100) + b"PK\1\2" + noise(5_000_000)

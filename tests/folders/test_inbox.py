@@ -51,6 +51,7 @@ def test_junk_folders_are_not_entered(tmp_path: Path) -> None:
     assert scan(tmp_path).folders == 1
 
 
+@pytest.mark.requirement(12)
 def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
     """A name that is no text is found and leads back to its file."""
     put(tmp_path, os.fsdecode(b"\xff\xfe/vo\nce\x80.pth"))
@@ -58,6 +59,7 @@ def test_names_of_any_bytes_survive(tmp_path: Path) -> None:
     assert (tmp_path / relpath).read_bytes() == b"x"
 
 
+@pytest.mark.requirement(20)
 def test_links_are_never_followed(tmp_path: Path) -> None:
     """Neither to a file nor to a folder, inside or outside; a link under a voice's name is told."""
     put(tmp_path, "outside/secret.pth", "inbox/voice.pth")
@@ -78,6 +80,7 @@ def test_the_root_itself_may_be_a_link(tmp_path: Path) -> None:
     assert seen(tmp_path / "inbox") == ["voice.pth"]
 
 
+@pytest.mark.requirement(20)
 def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The folder was listed as a folder and is a link when it is opened."""
     put(tmp_path, "outside/secret.pth", "inbox/sub/voice.pth", "inbox/z.pth")
@@ -93,6 +96,7 @@ def test_a_folder_swapped_for_a_link_is_not_entered(tmp_path: Path, monkeypatch:
     assert seen(tmp_path / "inbox") == ["z.pth"]
 
 
+@pytest.mark.requirement(20)
 def test_what_is_no_file_is_told_and_not_opened(tmp_path: Path) -> None:
     """A pipe would hold up whoever opens it."""
     os.mkfifo(tmp_path / "pipe.pth")
@@ -103,6 +107,7 @@ def test_what_is_no_file_is_told_and_not_opened(tmp_path: Path) -> None:
     assert seen(tmp_path) == ["folder.pth/voice.pth"]
 
 
+@pytest.mark.requirement(20)
 def test_a_device_is_told() -> None:
     """Devices lie in every /dev."""
     assert inbox.kind_of(Path("/dev/null").stat().st_mode) == "a device"

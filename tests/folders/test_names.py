@@ -186,6 +186,7 @@ def test_what_is_a_voice_has_the_ending(name: str) -> None:
     assert not is_voice or name[-4:].lower() == ".pth"
 
 
+@pytest.mark.requirement(12)
 @given(sources(), sources())
 @example("a .pth", "a.pth")
 @example("x" * 251 + ".pth", "x" * 250 + "y.pth")
@@ -196,6 +197,7 @@ def test_distinct_sources_have_distinct_results(one: str, other: str) -> None:
     assert fold(output_base(one) + ".onnx") != fold(output_base(other) + ".onnx")
 
 
+@pytest.mark.requirement(12)
 @given(sources(), st.sampled_from([255, 143]))
 def test_every_name_of_ours_fits(source: str, name_max: int) -> None:
     """Final and temp names stay within the file system's limit, whatever the source is called."""
@@ -246,6 +248,7 @@ def test_a_token_that_could_not_be_read_back_is_an_error(token: str) -> None:
         temp_name("voice.onnx", token)
 
 
+@pytest.mark.requirement(12)
 @pytest.mark.parametrize(
     ("one", "other"),
     [
@@ -285,6 +288,7 @@ def test_folding_twice_changes_nothing(name: str) -> None:
     assert fold(fold(name)) == fold(name)
 
 
+@pytest.mark.requirement(12)
 @given(sources())
 def test_a_shown_path_is_one_harmless_line(name: str) -> None:
     """Whatever bytes a name holds, it can be printed, logged and written to JSON."""

@@ -71,6 +71,7 @@ def test_what_a_crash_left_is_replaced(inbox: Path, spool: Path) -> None:
     assert (spool / "job").read_bytes() == archive()
 
 
+@pytest.mark.requirement(20)
 def test_a_hard_link_is_a_file(inbox: Path, spool: Path) -> None:
     """Sync tools and backup tools make them."""
     (inbox.parent / "elsewhere").write_bytes(archive())
@@ -78,6 +79,7 @@ def test_a_hard_link_is_a_file(inbox: Path, spool: Path) -> None:
     assert take(inbox, VOICE, stamp_in(inbox), spool / "job", 10**9).bytes == len(archive())
 
 
+@pytest.mark.requirement(2)
 def test_a_legacy_file_is_taken_only_when_the_caller_vouches_for_its_quiet(inbox: Path, spool: Path) -> None:
     """Nothing in it says where it ends."""
     (inbox / "voice.pth").write_bytes(legacy())
@@ -87,6 +89,7 @@ def test_a_legacy_file_is_taken_only_when_the_caller_vouches_for_its_quiet(inbox
     assert take(inbox, VOICE, stamp_in(inbox), spool / "job", 10**9, unproven_ok=True).proof is Proof.NONE
 
 
+@pytest.mark.requirement(2)
 @pytest.mark.parametrize(
     "data",
     [
@@ -178,6 +181,7 @@ def at_each_chunk(monkeypatch: pytest.MonkeyPatch, beat: Callable[[], object]) -
     monkeypatch.setattr(hashlib, "sha256", Beating)
 
 
+@pytest.mark.requirement(2)
 @pytest.mark.parametrize("when", [0, 1, 2], ids=["first", "second", "last-megabyte"])
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_file_that_changes_during_the_copy_is_not_taken(
@@ -198,6 +202,7 @@ def test_a_file_that_changes_during_the_copy_is_not_taken(
     assert nothing_in(spool)
 
 
+@pytest.mark.requirement(2)
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
 def test_a_file_that_changed_since_it_settled_is_not_taken(
     inbox: Path, spool: Path, change: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
@@ -227,6 +232,7 @@ def test_made_up_inode_numbers_are_no_change(inbox: Path, spool: Path) -> None:
     assert take(inbox, VOICE, other, spool / "job", 10**9, inodes=False).stamp == other
 
 
+@pytest.mark.requirement(20)
 def test_a_huge_file_is_refused_unread(inbox: Path, spool: Path) -> None:
     """A sparse terabyte costs nothing to make."""
     with (inbox / "voice.pth").open("wb") as file:
@@ -299,6 +305,7 @@ def test_a_share_that_vanishes_is_away(inbox: Path, spool: Path) -> None:
         take(inbox, VOICE, stamp, spool / "job", 10**9)
 
 
+@pytest.mark.requirement(20)
 def test_nothing_but_a_plain_file_is_opened(inbox: Path) -> None:
     """Whatever has been put in a file's place is a change; none of it holds us up."""
     (inbox / "real").write_bytes(b"x")
@@ -313,6 +320,7 @@ def test_nothing_but_a_plain_file_is_opened(inbox: Path) -> None:
             pass
 
 
+@pytest.mark.requirement(20)
 @pytest.mark.parametrize("change", [linked, piped, Path.unlink], ids=["link", "pipe", "removed"])
 def test_what_is_swapped_between_the_look_and_the_opening_is_not_read(
     inbox: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
@@ -332,6 +340,7 @@ def test_what_is_swapped_between_the_look_and_the_opening_is_not_read(
         pass
 
 
+@pytest.mark.requirement(20)
 def test_no_path_leads_out_of_the_inbox(inbox: Path) -> None:
     """Neither by its own parts nor through a link on the way."""
     (inbox.parent / "secret").write_bytes(b"x")
@@ -359,6 +368,7 @@ def test_no_descriptor_is_left_open(inbox: Path, spool: Path) -> None:
     assert os.listdir("/proc/self/fd") == before  # noqa: PTH208 - as above
 
 
+@pytest.mark.requirement(20)
 def test_a_race_against_links_is_never_lost(inbox: Path, spool: Path) -> None:
     """Somebody keeps swapping the voice, and its folder, for links to a file that is not theirs to read."""
     voice, secret = archive(), archive({"voice/secret": noise(500, 5)})

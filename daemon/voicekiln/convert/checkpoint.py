@@ -12,7 +12,7 @@ import errno
 import math
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -39,6 +39,7 @@ _DTYPES: Final = {
     torch.int8, torch.int16, torch.int32, torch.int64, torch.uint8, torch.bool,
 }  # fmt: skip
 _NAMED_GLOBAL = re.compile(r"GLOBAL (\S+) ")
+_ASKED_BYTES = re.compile(r"can't allocate memory: you tried to allocate ([0-9]{1,30}) bytes")
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +91,9 @@ def _load(path: Path, *, mapped: bool) -> Any:  # noqa: ANN401 - whatever the fi
         # A stranger's bytes: torch raises whatever its parsers happen to raise.
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a disk that fails; positions that a broken file made up are EINVAL
+        asked = _ASKED_BYTES.search(str(error))
+        if asked is not None and int(asked[1]) <= path.stat().st_size:
+            raise MemoryError(str(error)[:300]) from error  # an honest wish, and the machine is full
         raise _explain(str(error)) from error
 
 
@@ -125,7 +129,8 @@ def _has_tensors(value: dict[Any, Any]) -> bool:
 def _only_tensors(value: dict[Any, Any]) -> dict[str, torch.Tensor]:
     for name, item in dict.items(value):
         if not (isinstance(name, str) and isinstance(item, torch.Tensor)):
-            raise Contradiction(what=f"among the weights is something that is no tensor ({plain(str(name)[:80])})")
+            shown = name[:80] if isinstance(name, str) else f"under a {type(name).__name__}"
+            raise Contradiction(what=f"among the weights is something that is no tensor ({plain(shown)})")
     return dict(dict.items(value))
 
 
@@ -136,23 +141,38 @@ def _check_memory(tensors: Mapping[str, torch.Tensor], file_bytes: int) -> None:
     total = 0
     seen = set()
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.dtype not in _DTYPES:
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or not _is_plain(tensor):
             raise NotACheckpoint(what=f"its tensor {plain(name, 80)} is of a kind that no voice has ({tensor.dtype})")
         needed = tensor.numel() * tensor.element_size()
-        view = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+        view = _view(tensor)
         total += 0 if view in seen else needed  # parts of a network that share their weights are saved as one
         seen.add(view)
         if needed > tensor.untyped_storage().nbytes() or total > file_bytes:
             raise Contradiction(what=f"its tensor {plain(name, 80)} stands for more numbers than the file holds")
 
 
+def _is_plain(tensor: torch.Tensor) -> bool:
+    """Say whether its bytes are its numbers: a file may also ask for their negatives."""
+    return tensor.dtype in _DTYPES and not tensor.is_neg()
+
+
+def _view(tensor: torch.Tensor) -> tuple[Hashable, ...]:
+    """Return what two tensors have in common that are the same numbers in memory."""
+    return tensor.data_ptr(), tensor.dtype, tuple(tensor.shape), tensor.stride()
+
+
 def _check_numbers(tensors: Mapping[str, torch.Tensor]) -> None:
     """Refuse NaN and infinity, also what is infinite in float32.
 
     The least and the largest number tell of both (NaN is passed on), in a tenth of the time of looking at each.
+    Numbers that bear many names are looked at once: a small file could else ask for weeks of it.
     """
     bad: dict[str, int] = {}
+    seen = set()
     for name, tensor in tensors.items():
+        if _view(tensor) in seen:
+            continue
+        seen.add(_view(tensor))
         if tensor.is_floating_point() and tensor.numel() and not all(map(_is_finite, torch.aminmax(tensor))):
             bad[name] = tensor.numel() - int(torch.isfinite(tensor.float()).sum())
     if bad:

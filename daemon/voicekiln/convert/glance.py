@@ -1,9 +1,10 @@
 """What a file is by its first bytes and its frame, before PyTorch sees it.
 
 A person who drops a web page, a Git-LFS pointer or half a download gets told just that. A checkpoint leaves here
-as one of two kinds: a ZIP archive as torch.save writes it (nothing compressed, every name once, all checksums
-right), or the older stream of pickles. What its pickle claims to store is compared with what the file has, so that
-no tensor can be made of memory that nobody filled.
+as one of two kinds: a ZIP archive as torch.save writes it (nothing compressed, every name once, all in one
+folder, no part within another, all checksums right), or the older stream of pickles. What its pickle claims to store
+is compared with what the file has, so that no tensor can be made of memory that nobody filled. Python and PyTorch
+read archives differently, so one that the two could see differently is refused.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import errno
 import io
 import re
 import struct
+import tarfile
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 from voicekiln.convert import pickles
 from voicekiln.errors import Damaged, Empty, LfsPointer, NotACheckpoint, Refusal, Safetensors, UnsafePickle, WebPage
@@ -23,7 +25,10 @@ from voicekiln.errors import Damaged, Empty, LfsPointer, NotACheckpoint, Refusal
 Form = Literal["zip", "legacy"]
 
 MAX_TABLE = 16 * 2**20
-"""Bytes of a checkpoint's pickle. A training checkpoint with optimizer has about 0.3 million."""
+"""Bytes of a checkpoint's pickle, and of its archive's directory. A training checkpoint with optimizer has about 0.3
+million."""
+MAX_PARTS = 65_535
+"""Of an archive. A training checkpoint with optimizer has about 2000."""
 
 _MAGICS: Final = (
     (b"Rar!", "a RAR archive"),
@@ -52,7 +57,13 @@ _MAGICS: Final = (
 _LEGACY_MAGIC: Final = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 _ONNX_BEGINNING: Final = re.compile(rb"\x08[\x01-\x1f][\x12\x1a\x22\x3a\x42]")
 """Field 1 is the version of the format; then comes the producer's name, version, domain, the graph or the opset."""
-_ZIP_END: Final = b"PK\x05\x06"
+_END: Final = struct.Struct("<4s4H2LH")
+_LOCATOR: Final = struct.Struct("<4sLQL")
+_END_64: Final = struct.Struct("<4sQ2H2L4Q")
+_LOCAL: Final = struct.Struct("<26s2H")
+"""What stands before a part: its length is the last two numbers', of its name and of its extra field."""
+_UTF_8: Final = 0x800
+"""Flag of a part: its name is in this code."""
 _BROKEN_ZIP: Final = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError, struct.error,
                       zlib.error, OverflowError)  # fmt: skip
 """What `zipfile` raises on archives that are broken (ValueError: bad names), encrypted or of unknown make."""
@@ -74,9 +85,20 @@ def glance(path: Path) -> Form:
             _check_zip(file, size)
             return "zip"
         if head.startswith(_LEGACY_MAGIC):
+            if _is_tar(head):
+                raise NotACheckpoint(what="it is a tar archive")
             _check_legacy(file, size)
             return "legacy"
         raise _not_ours(head, file, size)
+
+
+def _is_tar(head: bytes) -> bool:
+    """Say whether PyTorch, which looks for its oldest form first, would begin to unpack it."""
+    try:
+        tarfile.TarInfo.frombuf(head[: tarfile.BLOCKSIZE], "utf-8", "surrogateescape")
+    except tarfile.HeaderError:
+        return False
+    return True
 
 
 def _not_ours(head: bytes, file: BinaryIO, size: int) -> Refusal:
@@ -138,14 +160,14 @@ def _pickle(file: BinaryIO) -> Refusal:
 
 def _check_zip(file: BinaryIO, size: int) -> None:
     """Check the archive and its table of contents; raises as `glance` does."""
-    file.seek(max(0, size - 22))
-    end = file.read()
-    if not (end.startswith(_ZIP_END) and end.endswith(b"\0\0")):
-        raise Damaged(what="the end of the archive is missing, as after a copy that broke off")
     try:
+        count, directory = _end(file, size)
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            _check_members(members, size)
+            if len(members) != count:
+                raise Damaged(what="its archive has another number of parts than it says")
+            folder = _check_members(members, size)
+            _check_places(file, members, directory)
             bad = archive.testzip()
             if bad is not None:
                 raise Damaged(what=f"the checksum of its part {bad[:60]} is wrong")
@@ -157,28 +179,84 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         raise Damaged(what="its archive cannot be read") from error
     except _BROKEN_ZIP as error:
         raise Damaged(what="its archive cannot be read") from error
-    folder = table.filename.removesuffix("data.pkl")
-    sizes = {m.filename: m.file_size for m in members}
+    sizes = {_name(m): m.file_size for m in members}
     for key, claimed in reading.storages.items():
-        if sizes.get(f"{folder}data/{key}") != claimed:
+        if sizes.get(folder + b"data/" + key.encode()) != claimed:
             raise Damaged(what=f"its part {key[:20]} is missing or not as long as its table of contents says")
 
 
-def _check_members(members: list[zipfile.ZipInfo], size: int) -> None:
+def _end(file: BinaryIO, size: int) -> tuple[int, int]:
+    """Return how many parts the archive says it has, and where its directory begins, right before its end.
+
+    Python looks for the directory there, PyTorch at the offset that is given; both have to mean the same.
+    """
+    at = size - _END.size
+    mark, _, _, here, count, length, start, comment = _record(file, at, _END)
+    if mark != b"PK\5\6" or comment:
+        raise Damaged(what="the end of the archive is missing, as after a copy that broke off")
+    mark, _, record_at, _ = _record(file, at - _LOCATOR.size, _LOCATOR)
+    if mark == b"PK\6\7":
+        at -= _LOCATOR.size + _END_64.size
+        mark, *_, here, count, length, start = _record(file, at, _END_64)
+        if mark != b"PK\6\6" or record_at != at:
+            raise Damaged(what="its archive has more than one end")
+    if count > MAX_PARTS or length > MAX_TABLE:
+        raise NotACheckpoint(what="its archive has far more parts than a voice")
+    if start + length != at or here != count:
+        raise Damaged(what="its archive's directory is not where it should be")
+    return count, start
+
+
+def _record(file: BinaryIO, at: int, form: struct.Struct) -> tuple[Any, ...]:
+    """Return a record of the archive; of zeros if there is none at this place."""
+    file.seek(max(0, at))
+    found = file.read(form.size) if at >= 0 else b""
+    return form.unpack(found.ljust(form.size, b"\0"))
+
+
+def _name(member: zipfile.ZipInfo) -> bytes:
+    """Return the bytes of a part's name, which are what PyTorch compares."""
+    return member.orig_filename.encode("utf-8" if member.flag_bits & _UTF_8 else "cp437")
+
+
+def _check_places(file: BinaryIO, members: list[zipfile.ZipInfo], end: int) -> None:
+    """Refuse parts that overlap: each has to end before the next begins, the last before the directory at `end`."""
+    places = sorted(members, key=lambda m: m.header_offset)
+    for member, next_at in zip(places, [*(m.header_offset for m in places[1:]), end], strict=True):
+        _, name, extra = _record(file, member.header_offset, _LOCAL)
+        if member.header_offset + _LOCAL.size + name + extra + member.compress_size > next_at:
+            raise Damaged(what="parts of its archive overlap")
+
+
+def _check_members(members: list[zipfile.ZipInfo], size: int) -> bytes:
+    """Check what the archive's directory says; return the folder in which all parts lie, as it is written there."""
     names = [m.filename for m in members]
     tables = [m for m in members if m.filename.endswith("/data.pkl")]
-    if len(tables) != 1 or any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+    if len(tables) != 1 or any(map(_is_program, names)):
         raise NotACheckpoint(what=_archive(names))
-    if len(names) != len(set(names)):
+    folder = _name(tables[0]).removesuffix(b"data.pkl")
+    exact = [_name(m) for m in members]
+    if folder.count(b"/") != 1 or not all(name.startswith(folder) and b"/../" not in name for name in exact):
+        raise NotACheckpoint(what=_archive(names))
+    # PyTorch takes upper and lower case of ASCII for one; Python ends a name at a zero.
+    if len(exact) != len({name.lower() for name in exact}) or any(b"\0" in name for name in exact):
         raise Damaged(what="its archive has several parts of one name")
     if any(m.compress_type != zipfile.ZIP_STORED or m.flag_bits & 1 for m in members):
         raise NotACheckpoint(what="its archive is compressed or encrypted, which PyTorch never does")
-    if sum(m.file_size for m in members) > size or tables[0].file_size > MAX_TABLE:
+    if any(m.file_size != m.compress_size for m in members) or sum(m.file_size for m in members) > size:
         raise Damaged(what="its parts claim to be larger than the file")
+    if tables[0].file_size > MAX_TABLE:
+        raise NotACheckpoint(what="its table of contents is far larger than a voice's")
+    return folder
+
+
+def _is_program(name: str) -> bool:
+    """Say whether a part of this name is TorchScript's."""
+    return name.lower().endswith("/constants.pkl") or "/code/" in name.lower()
 
 
 def _archive(names: list[str]) -> str:
-    if any(name.endswith("/constants.pkl") or "/code/" in name for name in names):
+    if any(map(_is_program, names)):
         return "it is a TorchScript program, which holds code beside the weights"
     shown = ", ".join(name[:40] for name in names[:3])
     return f"it is a ZIP archive with other things in it ({shown}{', …' if len(names) > 3 else ''})"  # noqa: PLR2004 - as many as are shown

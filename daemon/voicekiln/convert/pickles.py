@@ -3,7 +3,8 @@
 `torch.load(weights_only=True)` is the lock; this is the porter in front of it. Its list of names is much shorter
 than torch's, because a voice needs little: torch's own list has functions that hand out memory by the gigabyte
 (`bytearray`, `_codecs.encode`, empty tensors). The opcodes are read with `pickletools`, which executes nothing,
-and followed on a stack of plain texts, numbers and blanks, just far enough to know what is stored where.
+and followed on a stack of plain texts, numbers and blanks, just far enough to know what is stored where, what is
+called, and that no tuple is so deep or so often in itself that hashing or printing it would never end.
 """
 
 from __future__ import annotations
@@ -20,8 +21,12 @@ from typing import Any, BinaryIO, Final, cast
 
 from voicekiln.errors import Damaged, NotACheckpoint, UnsafePickle, plain
 
-MAX_OPS = 5_000_000
+MAX_OPS = 1_000_000
 """Opcodes. A training checkpoint with optimizer has about 100 000."""
+
+MAX_TUPLE = 1_000_000
+"""Items of a tuple, those of tuples in it counted double at each level. Whoever hashes or prints a tuple walks all of
+it, each time anew where one part is in it many times, and through C's stack; voices have four levels of a few."""
 
 ITEM_BYTES = {
     **dict.fromkeys(("ByteStorage", "CharStorage", "BoolStorage", "UntypedStorage"), 1),
@@ -44,6 +49,11 @@ _WELCOME: Final = {
     *(f"torch.{kind}" for kind in ITEM_BYTES),
     "torch.storage.UntypedStorage",
 }
+_CALLED: Final = {name for name in _WELCOME if "._rebuild_" in name or name.startswith("collections.")} | {
+    "torch.Size",
+    "torch.device",
+}
+"""Those that may be called; a storage class would hand out memory."""
 _A_DTYPE = re.compile(r"torch\.(u?int\d+|float\d+|double|half|bfloat16|bool)")
 _HARMLESS = re.compile(
     r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
@@ -55,14 +65,35 @@ _HARMLESS = re.compile(
 _TUPLES: Final = {"TUPLE": None, "TUPLE1": 1, "TUPLE2": 2, "TUPLE3": 3}
 _KNOWN: Final = {
     *_TUPLES, "BININT", "BININT1", "BININT2", "LONG1", "BINFLOAT", "BINUNICODE", "SHORT_BINSTRING", "NONE",
-    "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "GLOBAL", "NEWOBJ", "REDUCE",
+    "NEWFALSE", "NEWTRUE", "EMPTY_TUPLE", "EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET", "GLOBAL", "REDUCE",
     "BUILD", "APPEND", "APPENDS", "SETITEM", "SETITEMS", "MARK", "BINPERSID", "BINGET", "LONG_BINGET", "BINPUT",
     "LONG_BINPUT", "PROTO", "STOP",
 }  # fmt: skip
-"""The opcodes that torch's unpickler knows."""
+"""The opcodes that torch's unpickler knows and that torch.save writes."""
 
 _BLANK: Final = object()
 """Stands for a value that does not matter here."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Tuple:
+    """A tuple in the pickle."""
+
+    items: tuple[Any, ...]
+    weight: int
+    """See `MAX_TUPLE`."""
+
+    @staticmethod
+    def of(items: list[Any]) -> _Tuple:
+        """Return the tuple of these items.
+
+        Raises:
+            NotACheckpoint: if it is too heavy.
+        """
+        weight = 1 + sum(2 * item.weight if isinstance(item, _Tuple) else 1 for item in items)
+        if weight > MAX_TUPLE:
+            raise NotACheckpoint(what="its table of contents is nested far more than a voice's")
+        return _Tuple(tuple(items), weight)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,10 +176,12 @@ class _Follower:
                 self.marks.append(len(self.stack))
             case "BINPERSID":
                 self._claim(self.stack[-1])
-            case "SETITEM" | "SETITEMS":
-                self._set(2 if op.name == "SETITEM" else None)
+            case "REDUCE":
+                called, _ = self._pop(2)
+                self.foreign = self.foreign or called not in _CALLED
+                self.stack.append(_BLANK)
             case name if name in _TUPLES:
-                self.stack.append(tuple(self._pop(_TUPLES[name])))
+                self.stack.append(_Tuple.of(self._pop(_TUPLES[name])))
             case _ if isinstance(arg, str | int) and op.stack_after:
                 self.stack.append(arg)
                 self.texts += [arg] if isinstance(arg, str) else []
@@ -167,21 +200,18 @@ class _Follower:
     def _pop(self, count: int | None) -> list[Any]:
         """Take the last `count` values, or all down to the last mark."""
         at = self.marks.pop() if count is None else len(self.stack) - count
+        if at < 0:
+            raise IndexError("more is taken than there is")
         taken = self.stack[at:]
         del self.stack[at:]
         return taken
 
-    def _set(self, count: int | None) -> None:
-        """Set items of the table below them on the stack."""
-        if any(isinstance(key, tuple) for key in self._pop(count)[::2]):
-            # The hash of a tuple of tuples of tuples ... takes for ever, and no voice has such keys.
-            raise NotACheckpoint(what="its tables have keys that are neither text nor numbers")
-
     def _claim(self, pid: Any) -> None:  # noqa: ANN401 - whatever the file says
         """Note the storage that a persistent id names: ("storage", kind, key, location, count, ...)."""
-        _, kind, key, _, count, *_ = pid
-        if not (isinstance(kind, str) and isinstance(key, str) and isinstance(count, int)):
-            raise TypeError("a storage described by something else than texts and a number")
+        _, kind, key, _, count, *_ = pid.items if isinstance(pid, _Tuple) else ()
+        if not (isinstance(kind, str) and isinstance(key, str) and isinstance(count, int) and key.isascii()):
+            # Beyond ASCII torch reads short texts by another code than pickletools.
+            raise TypeError("a storage described by something else than plain texts and a number")
         size = count * ITEM_BYTES[kind.rpartition(".")[2]]
         if size < 0 or self.storages.setdefault(key, size) != size:
             raise ValueError("two sizes for one storage")

@@ -26,6 +26,9 @@ MAX_LAYERS = 64
 """Of one kind in one place; RVC has at most 18."""
 MAX_WINDOW = 1000
 """Frames; RVC has 10."""
+MAX_REACH = 10_000
+"""Samples to each side that one convolution of the decoder may see; RVC has 25. Far more, and a small file fills any
+memory: dilations leave no trace in the weights."""
 DILATIONS = (1, 3, 5)
 """Of every residual block that RVC trains."""
 
@@ -160,6 +163,9 @@ def _check_counts(s: Settings) -> None:
         )
     if s.channels % 2 or s.initial >> len(s.rates) < 1 or not all(k % 2 for k in (s.kernel, *s.block_kernels)):
         raise contradiction(["the sizes of its layers cannot be halved or centred as they have to be"])
+    reach = max(kernel // 2 * max(steps) for kernel, steps in zip(s.block_kernels, s.dilations, strict=True))
+    if reach > MAX_REACH:
+        raise contradiction([f"a convolution of its decoder sees {reach} samples to each side"])
     if s.window > MAX_WINDOW:
         raise contradiction([f"its relative attention sees {s.window} frames to each side"])
 

@@ -2,7 +2,13 @@
 
 Everything later works on the copy, so that the share may vanish and the person may replace the file. The copy is
 only kept if the file was the same before and after, under a freshly opened descriptor each time (that is when NFS
-asks the server again), and if the copy itself passes `complete.prove`. Hard links are welcome: they are files.
+asks the server again), and if the copy itself passes `complete.prove`.
+
+Hard links are welcome: they are files, and sync and backup tools make them. Nothing is ever written into a source, and
+the sweeper only takes the inbox's name away, so the file's other names lose nothing. The state folder is closed to
+others, who therefore can make no link into it; elsewhere Linux lets nobody link to what is not theirs to write
+(`fs.protected_hardlinks`). Accepted: where that is switched off, a text that only we may read can be linked to, and
+the refusal quotes its first 80 characters.
 
 Accepted: a program that rewrites bytes in place and leaves size and both time stamps as they were, within the time
 of one copy, is not seen unless the archive's checksums show it.
@@ -24,8 +30,10 @@ from voicekiln.folders.complete import Proof, glance, prove
 from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sync_folder
 from voicekiln.folders.inbox import stamp_of
 from voicekiln.job import FileStamp
+from voicekiln.steps import Step, passed
 
 _CHUNK = 1024 * 1024
+_BLANK = bytes(_CHUNK)
 _MB = 1_000_000
 
 
@@ -76,11 +84,13 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
             sha256 = _copy(source, part, expected.size)
             with _opened(root, relpath) as again:
                 _same(again, expected, inodes=inodes)
+            passed(Step.COPYING)
             with part.open("rb") as copy:
                 proof = prove(copy)
             ours = part.rename(target)
             with open_folder(target.parent, PurePosixPath()) as folder:
                 sync_folder(folder)
+            passed(Step.COPIED)
         except BaseException:
             ours.unlink(missing_ok=True)
             raise
@@ -119,8 +129,12 @@ def _copy(source: BinaryIO, part: Path, size: int) -> str:
         left = size
         while left and (chunk := source.read(min(left, _CHUNK))):
             sha256.update(chunk)
-            copy.write(chunk)
+            if chunk == _BLANK[: len(chunk)]:
+                copy.seek(len(chunk), os.SEEK_CUR)  # a hole stays a hole: gigabytes of it cost nobody anything
+            else:
+                copy.write(chunk)
             left -= len(chunk)
+        copy.truncate(size - left)
         if left:
             raise Changed("it became shorter while it was copied")
         copy.flush()
