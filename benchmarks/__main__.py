@@ -19,13 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import conversions, graphs, ordinary, running
+from benchmarks import conversions, graphs, load, ordinary, running
 from benchmarks.harness import Figure, Room, Seat
 from voicekiln.convert import device
 from voicekiln.folders.watch import file_system
 
 RESULTS = Path(__file__).with_name("results.json")
-NUMBERS = range(1, 9)
+NUMBERS = range(1, 12)
 AGAINST_ORDINARY = {2, 3, 8}
 LIKE_DB = 80.0
 """Less, and the ordinary network is another one than ours."""
@@ -78,6 +78,9 @@ def _measure(room: Room, numbers: set[int], results: dict[str, Any]) -> Iterator
         5: running.overhead,
         6: running.supervisor,
         7: running.worker,
+        9: load.start,
+        10: load.sweep,
+        11: load.ledger,
     }.items():
         if number in numbers:
             yield from figures(room)

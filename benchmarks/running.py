@@ -10,7 +10,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
@@ -37,6 +37,7 @@ CONVERSIONS = 200
 WORKER_MB = Target("<=", 1100)
 GROWTH_MB = Target("<=", 10)
 """What counts as none: less than the allocator's own coming and going."""
+NO_FILES = Target("<=", 0)
 
 MB = 1000 * 1000
 
@@ -117,7 +118,7 @@ def supervisor(room: Room) -> list[Figure]:
 def worker(room: Room) -> list[Figure]:
     """Figure 7: one worker's memory over many conversions, every other one to half precision."""
     count = CONVERSIONS // 5 if room.quick else CONVERSIONS
-    resident = []
+    resident, supervisor, files = [], [], []
     with room.scratch() as folder, Daemon(folder, HASTY) as daemon:
         voice = torch.load(room.voice(0), weights_only=True)
         for number in range(count):
@@ -128,14 +129,22 @@ def worker(room: Room) -> list[Figure]:
             daemon.until_published(1)
             daemon.clear()  # as people do who have fetched their results
             resident.append(memory_mb(daemon.worker(), "VmRSS"))
+            supervisor.append(memory_mb(daemon.process.pid, "VmRSS"))
+            files.append(float(open_files(daemon.process.pid) + open_files(daemon.worker())))
         peak = memory_mb(daemon.worker(), "VmHWM")
-    # The first quarter is for warming up.
-    grown = statistics.median(resident[3 * count // 4 :]) - statistics.median(resident[count // 4 : count // 2])
     return [
         Figure(7, f"worker, {count} conversions: peak memory", [peak], "MB", WORKER_MB),
         Figure(7, f"worker, {count} conversions: memory after each", resident, "MB"),
-        Figure(7, "worker: growth from the second quarter to the last", [grown], "MB", GROWTH_MB),
+        Figure(7, "worker: growth from the second quarter to the last", [_growth(resident)], "MB", GROWTH_MB),
+        Figure(7, "supervisor: growth from the second quarter to the last", [_growth(supervisor)], "MB", GROWTH_MB),
+        Figure(7, "both: growth in open files", [_growth(files)], "files", NO_FILES),
     ]
+
+
+def _growth(values: Sequence[float]) -> float:
+    """Return by how much the last quarter exceeds the second; the first is for warming up."""
+    quarter = len(values) // 4
+    return statistics.median(values[3 * quarter :]) - statistics.median(values[quarter : 2 * quarter])
 
 
 class Daemon:
@@ -236,6 +245,11 @@ def memory_mb(process: int, key: str) -> float:
     """Return what the kernel says of a process' memory: `VmRSS`, or `VmHWM`, its peak."""
     lines = Path(f"/proc/{process}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(key)) * 1024 / MB
+
+
+def open_files(process: int) -> int:
+    """Return how many descriptors a process has open."""
+    return sum(1 for _ in Path(f"/proc/{process}/fd").iterdir())
 
 
 def cpu_s(process: int) -> float:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import astuple
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -12,7 +16,8 @@ from hypothesis import strategies as st
 
 from endings import converted
 from voicekiln.errors import Damaged, LedgerError
-from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.ledger import LONGEST_GAP_S, Ledger
+from voicekiln.folders.tables import LAYOUT, STEPS
 from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import FileStamp, Job, Recipe, Refused
 
@@ -221,3 +226,157 @@ def test_the_first_is_the_one_whose_turn_it_is(facts: list[tuple[int, int]]) -> 
             passed = {earlier.id for earlier in waiting[: waiting.index(voice)]}
             assert ledger.first(lambda found: found.id not in passed, State.SETTLING) == voice  # noqa: B023 - called at once
         assert ledger.first(lambda _: False, State.SETTLING) is None
+
+
+# --- a million rows --------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["sight", "spooled", "start", "end", "forget"]))))
+def test_the_tally_is_what_counting_would_say(moves: list[tuple[str, str]]) -> None:
+    """However voices come, go and change, so that no tick has to count a million."""
+    with Ledger(Path(":memory:")) as ledger:
+        for name, move in moves:
+            voice = seen(ledger, PurePosixPath(name)) if move == "sight" else ledger.voice(PurePosixPath(name))
+            if voice is None or voice.state is State.REFUSED:
+                continue
+            match move:
+                case "spooled":
+                    ledger.spooled(voice.id, STAMP, "aa", RECIPE, "key", "job")
+                case "start":
+                    ledger.start(voice)
+                case "end":
+                    ledger.ended(voice.id, Refused(Damaged(what="x")))
+                    ledger.published(voice.id, [], [], at=200.0)
+                case "forget":
+                    ledger.forget(voice.id)
+        counted = Counter(voice.state for voice in ledger.voices())
+        assert {state: count for state, count in ledger.counts().items() if count} == counted
+
+
+def test_a_voice_is_deleted_without_a_walk_through_what_belongs_to_others(ledger: Ledger) -> None:
+    """Whatever refers to a voice has an index that begins with it, which SQLite does not make by itself."""
+    for table in ("names", "files"):
+        [reference] = ledger._ask(f"PRAGMA foreign_key_list({table})")
+        indices = [row["name"] for row in ledger._ask(f"PRAGMA index_list({table})")]
+        firsts = {ledger._ask(f"PRAGMA index_info({index})")[0]["name"] for index in indices}
+        assert reference["from"] in firsts
+
+
+def test_a_scan_is_not_compared_with_what_is_over(ledger: Ledger, tmp_path: Path) -> None:
+    """Voices at rest whose source is gone are passed over; what is in work is not, wherever its source is."""
+    there, gone = done(ledger, tmp_path, PurePosixPath("there.pth")), done(ledger, tmp_path)
+    at_work = queued(ledger, PurePosixPath("work.pth"))
+    for voice in (gone, at_work):
+        ledger.vanished(voice.id)
+    assert {known.id for _, known in ledger.known()} == {there.id, at_work.id}
+    back = seen(ledger)
+    assert (back.id, back.source, back.state) == (gone.id, "there", State.SETTLING)
+
+
+def test_rows_are_given_one_by_one(ledger: Ledger) -> None:
+    """All of them, the longest known first; nobody keeps a million voices in memory to print them."""
+    for number in (3, 1, 2):
+        ledger.sight(PurePosixPath(f"{number}.pth"), "default", STAMP, at=float(number))
+    each = ledger.each()
+    assert next(each).relpath.name == "1.pth"
+    assert [voice.relpath.name for voice in each] == ["2.pth", "3.pth"]
+    assert {path.name for _, path in ledger.paths()} == {"1.pth", "2.pth", "3.pth"}
+
+
+# --- an older layout -------------------------------------------------------------------------------------------------
+
+
+def layout_1(path: Path) -> None:
+    """Write a ledger as the first version did, with a voice converted at 1000 s and its two files."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for statement in STEPS[0]:
+            db.execute(statement)
+        db.execute("PRAGMA user_version = 1")
+        db.execute("INSERT INTO facts VALUES ('instance', '01234567')")
+        db.execute(
+            "INSERT INTO voices (id, relpath, recipe, stamp, state, first_seen, finished, sha256, ending) "
+            "VALUES (7, 'sub/voice.pth', 'default', ?, 'done', 900, 1000, 'aa', '{}')",
+            (json.dumps(astuple(STAMP)),),
+        )
+        for kind in ("onnx", "sidecar"):
+            db.execute("INSERT INTO files VALUES (?, 7, ?, 'bb', 7, 1000)", (b"sub/voice." + kind.encode(), kind))
+
+
+def schema(ledger: Ledger) -> set[tuple[object, ...]]:
+    return {tuple(row) for row in ledger._ask("SELECT type, name, tbl_name FROM sqlite_schema")}
+
+
+def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
+    """With all that it knows, under the same mark, and in the end as if it had been made today."""
+    layout_1(tmp_path / "old")
+    with Ledger(tmp_path / "old") as old, Ledger(tmp_path / "new") as new:
+        assert schema(old) == schema(new)
+        assert old._ask("PRAGMA user_version")[0][0] == LAYOUT
+        assert old.instance == "01234567"
+        assert old.counts() == {State.DONE: 1}
+        assert [(kind.kind, kind.stamp) for _, kind in old.files(7)] == [("onnx", None), ("sidecar", None)]
+        assert [item.voice for item in old.aged("results", 1000.0, (0.0, 0), 9)] == [7]
+        assert [item.files[0].stamp for item in old.aged("sources", 1000.0, (0.0, 0), 9)] == [STAMP]
+    with Ledger(tmp_path / "old") as again:
+        assert again.counts() == {State.DONE: 1}
+
+
+# --- the clock -------------------------------------------------------------------------------------------------------
+
+TEN_YEARS = 10 * 365 * 86400.0
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize("jump", [TEN_YEARS, -TEN_YEARS, -1e9])
+def test_a_wall_clock_that_jumps_makes_nothing_older(ledger: Ledger, jump: float) -> None:
+    """While the daemon runs, the ledger's clock goes as the monotonic one does."""
+    ledger.pass_time(50.0, 1e9)
+    before = ledger.clock
+    for mono, wall in ((60.0, 1e9 + jump), (1060.0, 1e9 + jump), (2060.0, 1e9)):
+        ledger.pass_time(mono, wall)
+        assert ledger.clock == before + mono - 50.0
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize(("gap", "counted"), [(3600.0, 3600.0), (TEN_YEARS, LONGEST_GAP_S), (-TEN_YEARS, 0.0)])
+def test_a_pause_counts_for_a_day_at_most_and_never_back(tmp_path: Path, gap: float, counted: float) -> None:
+    """Whether the machine was off for years or its clock is wrong cannot be told, so it makes nothing old at once."""
+    with Ledger(tmp_path / "l") as first:
+        first.pass_time(50.0, 1e9)
+        first.pass_time(950.0, 1e9 + 900)
+        before = first.clock
+    with Ledger(tmp_path / "l") as second:
+        assert second.clock_at(1e9 + 900 + gap) == before + counted
+        second.pass_time(7.0, 1e9 + 900 + gap)
+        assert second.clock == before + counted
+
+
+def test_time_that_was_not_written_down_is_made_up_for(tmp_path: Path) -> None:
+    """A daemon that is killed between two notes goes on by the wall clock."""
+    with Ledger(tmp_path / "l") as first:
+        first.pass_time(50.0, 1e9)
+        first.pass_time(60.0, 1e9 + 10)
+        before = first.clock
+    with Ledger(tmp_path / "l") as second:
+        second.pass_time(0.0, 1e9 + 10)
+        assert second.clock == before
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize(
+    ("wall", "clock"), [(1000.0 + 60, 1060.0), (1000.0 + TEN_YEARS, 1000.0 + LONGEST_GAP_S), (-TEN_YEARS, 1000.0)]
+)
+def test_the_clock_of_an_older_ledger_begins_at_its_last_publication(tmp_path: Path, wall: float, clock: float) -> None:
+    """So that not even the first start with a wrong wall clock makes all of it old."""
+    layout_1(tmp_path / "l")
+    with Ledger(tmp_path / "l") as ledger:
+        ledger.pass_time(0.0, wall)
+        assert ledger.clock == clock
+
+
+def test_the_clock_is_written_down_now_and_then(ledger: Ledger) -> None:
+    """Not at every tick: each is a flush of the disk."""
+    before = ledger._db.total_changes
+    for mono in range(3000):
+        ledger.pass_time(float(mono), 1e9 + mono)
+    assert 5 <= ledger._db.total_changes - before <= 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -22,6 +23,7 @@ def state(number: int, mtime_ns: int = 0) -> FileStamp:
 seconds = st.sampled_from([0.0, 0.1, 1.0, 2.9, 3.0, 3.1, 60.0])
 
 
+@pytest.mark.requirement(2)
 @given(st.lists(st.tuples(seconds, seconds, seconds, st.booleans()), max_size=30), st.sampled_from([0.5, 3.0, 10.0]))
 def test_a_file_never_settles_earlier_than_the_quiet_time_after_its_last_change(
     scans: list[tuple[float, float, float, bool]], quiet_s: float
@@ -54,6 +56,7 @@ def test_a_scan_at_the_time_that_was_named_finds_the_file_settled(changes: list[
     assert settler.next_due() is None
 
 
+@pytest.mark.requirement(2)
 def test_files_of_the_first_scan_wait_like_any_other() -> None:
     """What lies there at the start may still be growing."""
     settler = Settler(3.0)
@@ -99,11 +102,13 @@ def test_a_longer_quiet_time_can_be_asked_for_one_file() -> None:
     assert not settler.quiet(OTHER, 60.0)
 
 
+@pytest.mark.requirement(2)
 def test_a_file_that_proved_changed_waits_anew() -> None:
     """A network mount may show the scan an old stamp; the opened file knows better."""
     settler = Settler(3.0)
     settler.observe({VOICE: state(1)}, 0.0)
     assert settler.observe({VOICE: state(1)}, 3.0)
+    assert settler.next_due() is None
     settler.restart(VOICE, 3.5)
     settler.restart(OTHER, 3.5)
     assert settler.next_due() == 6.5

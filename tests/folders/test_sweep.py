@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -13,10 +14,11 @@ import pytest
 from endings import converted, onnx_bytes
 from voicekiln.errors import Damaged, ShareAwayError
 from voicekiln.folders import sidecar
+from voicekiln.folders.files import sha256_at
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.outbox import Delivery, Rights, publish
-from voicekiln.folders.sweep import Lives, carry_out, note, plan
-from voicekiln.folders.voices import State
+from voicekiln.folders.sweep import Ground, Lives, Plan, Swept, carry_out, collected, note
+from voicekiln.folders.voices import Class, Item, Place, State
 from voicekiln.job import FileStamp, Job, Recipe, Refused
 
 DAY = 86400.0
@@ -54,15 +56,22 @@ class House:
             sources = {f.sha256: self.staging / f.name for f in ending.conversion.files}
             pieces = sidecar.result(origin, ending.conversion, job.recipe, base, sources, 0.0)
         files = publish(self.outbox, Delivery(pieces, (), {}, "token"), Rights())
-        self.ledger.published(row.id, files, [], at=0.0)
+        self.ledger.published(row.id, files, [], at=1e9)
 
-    def sweep(self, lives: Lives, now: float, share: float = 1.0) -> list[str]:
-        removed = []
-        for item in plan(self.ledger, lives, share, now).items:
-            swept = carry_out(item, self.inbox, self.outbox)
+    def plan(self, lives: Lives, now: float, share: float = 1.0) -> Plan:
+        return Plan(self.ledger, lives, share, now)
+
+    def sweep(self, lives: Lives, now: float, share: float = 1.0, *, inodes: bool = True) -> list[str]:
+        removed, plan = [], self.plan(lives, now, share)
+        while items := plan.next(500):
+            swept = self.carry_out(items, inodes=inodes)
             note(self.ledger, swept)
-            removed += [str(path) for path in swept.removed]
+            plan.passed([done.item for done in swept])
+            removed += [str(path) for done in swept for path in done.removed]
         return removed
+
+    def carry_out(self, items: list[Item], *, inodes: bool = True, enough: bool = False) -> list[Swept]:
+        return carry_out(items, Ground(self.inbox, inodes), Ground(self.outbox, inodes), lambda: enough)
 
     def files(self) -> set[str]:
         return {str(p.relative_to(self.inbox.parent)) for top in (self.inbox, self.outbox) for p in top.rglob("*.*")}
@@ -169,26 +178,30 @@ def test_at_most_a_share_goes_at_once_oldest_first(house: House) -> None:
     """The rest is held back and said; the next sweep goes on."""
     for number in range(10):
         house.voice(f"{number}.pth")
-    planned = plan(house.ledger, WEEK, 0.25, 8 * DAY)
-    assert (sum(len(item.files) for item in planned.items), planned.held_back) == (8, 16)
-    assert len(house.sweep(WEEK, 8 * DAY, 0.25)) > 0
-    assert plan(house.ledger, WEEK, 0.25, 8 * DAY).items != planned.items
+    planned = house.plan(WEEK, 8 * DAY, 0.25)
+    going = planned.next(500)
+    assert sum(len(item.files) for item in going) <= 0.25 * 40
+    planned.passed(going)
+    assert planned.next(500) == []
+    assert planned.held_back() == 20 - len(going)
+    house.sweep(WEEK, 8 * DAY, 0.25)
+    assert house.plan(WEEK, 8 * DAY, 0.25).next(500) != going
 
 
 def test_one_item_may_always_go(house: House) -> None:
     """However small the share, a folder with one voice is swept in the end."""
     house.voice("a.pth")
-    assert len(plan(house.ledger, WEEK, 0.01, 8 * DAY).items) == 1
+    assert len(house.plan(WEEK, 8 * DAY, 0.01).next(500)) == 1
 
 
 def test_an_absent_root_stops_the_sweep(house: House) -> None:
     """A share that went away loses no row of the ledger."""
     house.voice("a.pth")
-    item = plan(house.ledger, WEEK, 1.0, 8 * DAY).items[0]
+    items = house.plan(WEEK, 8 * DAY).next(500)
     house.outbox.rename(house.outbox.parent / "away")
     house.inbox.rename(house.inbox.parent / "away too")
     with pytest.raises(ShareAwayError):
-        carry_out(item, house.inbox, house.outbox)
+        house.carry_out(items)
 
 
 def test_what_is_gone_already_counts_as_removed(house: House) -> None:
@@ -198,6 +211,231 @@ def test_what_is_gone_already_counts_as_removed(house: House) -> None:
         path.unlink()
     (house.outbox / "sub").rmdir()
     assert set(house.sweep(replace(WEEK, sources=None), 8 * DAY)) == {"sub/a.json", "sub/a.onnx", "sub/a.fp16.onnx"}
+
+
+# --- without reading -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of the files that are read, as they are."""
+    names: list[str] = []
+
+    def noting(folder: int, name: str, sizes: Collection[int]) -> tuple[str, os.stat_result] | None:
+        names.append(name)
+        return sha256_at(folder, name, sizes)
+
+    monkeypatch.setattr("voicekiln.folders.sweep.sha256_at", noting)
+    return names
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize("inodes", [True, False])
+def test_what_nobody_touched_is_removed_unread(house: House, read: list[str], *, inodes: bool) -> None:
+    """Fifty thousand results of 55 MB each would be 2.7 TB to read; their stamps tell every change as well."""
+    house.voice("a.pth")
+    house.voice("sub/b.pth", good=False)
+    swept = house.carry_out(house.plan(WEEK, 8 * DAY).next(500), inodes=inodes)
+    assert sum(len(done.removed) for done in swept) == 5
+    assert house.files() == {"inbox/sub/b.pth"}
+    assert read == []
+
+
+def test_a_share_that_makes_its_inodes_up_is_not_taken_at_its_word(house: House, read: list[str]) -> None:
+    """After a remount the same files have other numbers; the rest of their stamps tells enough."""
+    house.voice("a.pth")
+    items = [
+        replace(item, files=tuple(replace(f, stamp=replace(f.stamp, ino=4711)) for f in item.files if f.stamp))
+        for item in house.plan(WEEK, 8 * DAY).next(500)
+    ]
+    assert sum(len(done.removed) for done in house.carry_out(items, inodes=False)) == 4
+    assert read == []
+
+
+@pytest.mark.requirement(6)
+def test_what_was_touched_is_read_before_it_goes(house: House, read: list[str]) -> None:
+    """A new time stamp alone makes nobody's file of it."""
+    house.voice("a.pth")
+    os.utime(house.outbox / "a.onnx")
+    assert len(house.sweep(WEEK, 8 * DAY)) == 4
+    assert read == ["a.onnx"]
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize("inodes", [True, False])
+def test_another_file_of_the_same_size_and_date_is_not_ours(house: House, *, inodes: bool) -> None:
+    """Neither one written into nor one put in its place with the old time stamp restored."""
+    house.voice("a.pth")
+    house.voice("b.pth")
+    for name in ("a.onnx", "b.onnx"):
+        path, before = house.outbox / name, (house.outbox / name).stat()
+        foreign = bytes(reversed(path.read_bytes()))
+        if name == "b.onnx":
+            path.unlink()
+        path.write_bytes(foreign)
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    house.sweep(WEEK, 8 * DAY, inodes=inodes)
+    assert house.files() == {"outbox/a.onnx", "outbox/b.onnx"}
+
+
+def test_a_file_without_a_stamp_is_read(house: House, read: list[str]) -> None:
+    """As those of an older ledger are, and those that a share gave another inode after their publication."""
+    house.voice("a.pth")
+    items = house.plan(WEEK, 8 * DAY).next(500)
+    bare = [replace(item, files=tuple(replace(file, stamp=None) for file in item.files)) for item in items]
+    [first] = house.carry_out(bare)
+    assert len(first.removed) == len(read) > 0
+
+
+# --- in pieces -------------------------------------------------------------------------------------------------------
+
+
+def test_a_piece_ends_when_there_was_time_enough(house: House) -> None:
+    """But never before something was done; the next one goes on behind it."""
+    for number in range(3):
+        house.voice(f"{number}.pth")
+    planned = house.plan(WEEK, 8 * DAY)
+    seen = []
+    while items := planned.next(500):
+        [done] = house.carry_out(items, enough=True)
+        planned.passed([done.item])
+        seen.append(done.item)
+    assert len(seen) == len(set(seen)) == 6
+    assert house.files() == set()
+
+
+def test_what_has_to_be_read_is_a_piece_of_its_own(house: House) -> None:
+    """Copies and publications wait for one voice at most, and not for thousands."""
+    for number in range(4):
+        house.voice(f"{number}.pth", good=False)
+    os.utime(house.outbox / "2.error.json")
+    planned, pieces = house.plan(WEEK, 8 * DAY), []
+    while items := planned.next(500):
+        swept = house.carry_out(items)
+        planned.passed([done.item for done in swept])
+        pieces.append(len(swept))
+    assert pieces == [2, 1, 1]
+
+
+def test_sidecars_are_gone_for_good_before_any_onnx_goes(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All sidecars of a piece, then the folder flushed, then all else, then the folder flushed: twice, not per file."""
+    for number in range(3):
+        house.voice(f"{number}.pth")
+    done: list[str] = []
+    unlink = os.unlink
+
+    def noting(name: str, *, dir_fd: int) -> None:
+        done.append(Path(name).suffix)
+        unlink(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr("voicekiln.folders.sweep.os.unlink", noting)
+    monkeypatch.setattr("voicekiln.folders.sweep.sync_folder", lambda _: done.append("flushed"))
+    house.carry_out(house.plan(replace(WEEK, sources=None), 8 * DAY).next(500))
+    assert done == [".json"] * 3 + ["flushed"] + [".onnx"] * 6 + ["flushed"]
+
+
+def test_a_crash_between_sidecar_and_onnx_is_made_good(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the ledger was not told of is found gone the next time."""
+    for number in range(3):
+        house.voice(f"{number}.pth")
+    with monkeypatch.context() as patch:
+        patch.setattr("voicekiln.folders.sweep.sync_folder", _pull_the_plug)
+        with pytest.raises(KeyboardInterrupt):
+            house.carry_out(house.plan(WEEK, 8 * DAY).next(500))
+    house.sweep(WEEK, 8 * DAY)
+    assert house.files() == set()
+    assert house.ledger.voices() == []
+
+
+def _pull_the_plug(_: int) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_folder_that_may_not_be_written_keeps_its_own_only(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its trouble is told, its row stays for the next sweep, and all others go."""
+    for name in ("a.pth", "stuck/b.pth", "c.pth"):
+        house.voice(name)
+    unlink = os.unlink
+
+    def stuck(name: str, *, dir_fd: int) -> None:
+        if name.startswith("b."):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("voicekiln.folders.sweep.os.unlink", stuck)
+        planned = house.plan(WEEK, 8 * DAY)
+        swept = house.carry_out(planned.next(500))
+        planned.passed([done.item for done in swept])
+        note(house.ledger, swept)
+        assert planned.next(500) == []
+    assert {done.item.files[0].path.name for done in swept if done.trouble} == {"b.json", "b.pth"}
+    assert house.files() == {
+        "inbox/stuck/b.pth",
+        "outbox/stuck/b.json",
+        "outbox/stuck/b.onnx",
+        "outbox/stuck/b.fp16.onnx",
+    }
+    assert len(house.sweep(WEEK, 8 * DAY)) == 4
+
+
+def test_the_plan_asks_for_no_more_than_a_piece(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a million files that are due, a piece is in memory."""
+    for number in range(12):
+        house.voice(f"{number}.pth")
+    given: list[int] = []
+    aged = house.ledger.aged
+
+    def noting(of: Class, until: float, after: Place, most: int) -> list[Item]:
+        found = aged(of, until, after, most)
+        given.append(len(found))
+        return found
+
+    monkeypatch.setattr(house.ledger, "aged", noting)
+    planned = house.plan(WEEK, 8 * DAY)
+    while items := planned.next(5):
+        planned.passed(items[:3])
+    assert max(given) == 5
+
+
+def test_a_source_below_a_synced_folder_is_passed_over(house: House) -> None:
+    """Those behind it still get their turn, and those below it are not counted as held back."""
+    for number in range(7):
+        house.voice(f"synced/{number}.pth")
+    house.voice("z.pth")
+    planned = Plan(house.ledger, replace(WEEK, results=None), 1.0, 8 * DAY, [PurePosixPath("synced")])
+    assert [str(item.files[0].path) for item in planned.next(2)] == ["z.pth"]
+
+
+# --- collected by somebody -------------------------------------------------------------------------------------------
+
+
+def test_voices_of_which_nothing_lies_there_are_told(house: House) -> None:
+    """Neither one with a file left, nor one in a folder that cannot be read."""
+    for name in ("gone.pth", "half.pth", "shut/a.pth", "no folder/b.pth"):
+        house.voice(name)
+        row = house.ledger.voice(PurePosixPath(name))
+        assert row is not None
+        house.ledger.vanished(row.id)
+    for path in (*house.outbox.glob("gone.*"), house.outbox / "half.json", *house.outbox.glob("no folder/*")):
+        path.unlink()
+    (house.outbox / "no folder").rmdir()
+    (house.outbox / "shut").rename(house.outbox / "elsewhere")
+    (house.outbox / "shut").symlink_to("elsewhere")
+    voices = house.ledger.left(0, 500)
+    looked, gone = collected(voices, house.outbox, lambda: False)
+    assert looked == 4
+    assert {file.path.stem for voice in gone for file in voice.files if file.kind == "sidecar"} == {"gone", "b"}
+    assert collected(voices, house.outbox, lambda: True)[0] == 1
+
+
+def test_an_absent_outbox_has_lost_nothing(house: House) -> None:
+    """No voice is forgotten for it."""
+    house.voice("a.pth")
+    house.ledger.vanished(1)
+    house.outbox.rename(house.outbox.parent / "away")
+    with pytest.raises(ShareAwayError):
+        collected(house.ledger.left(0, 500), house.outbox, lambda: False)
 
 
 def test_the_hand_made_ending_differs_by_precision() -> None:

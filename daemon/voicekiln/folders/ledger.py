@@ -14,78 +14,73 @@ import os
 import secrets
 import sqlite3
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import asdict, astuple
-from itertools import groupby
-from operator import itemgetter
+from heapq import merge
+from itertools import chain, count
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from voicekiln.errors import LedgerError, LedgerStuckError
+from voicekiln.errors import LedgerDamagedError, LedgerError, LedgerStuckError
+from voicekiln.folders.tables import LAYOUT, STEPS, TURN, WAITING
 from voicekiln.folders.voices import (
     AT_REST,
-    BYTES_A_SECOND,
+    WORKING,
+    Class,
+    Found,
+    Item,
+    Kind,
     Known,
+    Left,
+    Place,
     Published,
-    Resting,
     State,
     Voice,
     ending_json,
     read_ending,
     read_recipe,
 )
-from voicekiln.job import Converted, FileStamp, Recipe, Refused
+from voicekiln.job import NOT_READ, Converted, FileStamp, Recipe, Refused
+from voicekiln.steps import Step, passed
 
-LAYOUT = 1
-"""Of the tables; kept in the database's `user_version`."""
+KEPT_EVERY_S = 600.0
+LONGEST_GAP_S = 86400.0
+"""The clock of the ledger is written down so often, and goes on by this much at most over a gap; see `pass_time`."""
 
-_TABLES = """
-CREATE TABLE voices (
-    id INTEGER PRIMARY KEY,
-    relpath BLOB NOT NULL UNIQUE,
-    recipe TEXT NOT NULL,
-    taken TEXT,
-    stamp TEXT NOT NULL,
-    state TEXT NOT NULL,
-    reason TEXT NOT NULL DEFAULT '',
-    next_try REAL,
-    first_seen REAL NOT NULL,
-    finished REAL,
-    sha256 TEXT,
-    key TEXT,
-    job TEXT,
-    attempts INTEGER NOT NULL DEFAULT 0,
-    deaths INTEGER NOT NULL DEFAULT 0,
-    ending TEXT,
-    base BLOB,
-    source TEXT NOT NULL DEFAULT 'there'
-);
-CREATE INDEX voices_by_state ON voices (state);
-CREATE INDEX voices_by_key ON voices (key);
-CREATE TABLE names (fold BLOB PRIMARY KEY, voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE);
-CREATE TABLE files (
-    path BLOB PRIMARY KEY,
-    voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE,
-    kind TEXT NOT NULL,
-    sha256 TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    published REAL NOT NULL
-);
-CREATE INDEX files_by_voice ON files (voice);
-CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+_IN_WORK = (State.CONVERTING, State.CONVERTED, State.REFUSING)
+"""No command takes a voice out of these states."""
+
+
+_SOURCE = "state = 'done' AND source = 'there'"
+_SOURCES = f"""
+    SELECT * FROM (SELECT id AS voice, rested AS at, relpath, stamp, sha256 FROM voices WHERE {_SOURCE})
+    WHERE sha256 IS NOT NULL
+"""  # noqa: S608 - ours
+_FILES = """
+    SELECT * FROM (
+        SELECT DISTINCT voice, published AS at FROM files WHERE kind = ?
+        AND EXISTS (SELECT 1 FROM voices WHERE id = voice AND state IN ('done', 'refused'))
+    ) WHERE TRUE
 """
+_HEADS: dict[Class, Kind] = {"results": "sidecar", "refusals": "refusal"}
+"""A file of this kind stands for all that are swept together with it."""
 
 
 class Ledger:
     """See the module. Times are wall-clock seconds and come in as `at`."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger.
+        """Open or create the ledger; `pass_time` is called before anything is published.
 
         Raises:
             LedgerStuckError: if the disk is full or does not answer.
-            LedgerError: if the file is no ledger, is damaged, was written by another version, or cannot be opened.
+            LedgerDamagedError: if the file is no ledger, is damaged, or was written by another version.
+            LedgerError: if it cannot be opened.
         """
+        self.clock = 0.0
+        """Seconds by which ages are counted; see `pass_time`."""
+        self._at: tuple[float, float] | None = None
+        self._kept = float("-inf")
         try:
             self._open(path)
         except sqlite3.Error as error:
@@ -97,17 +92,30 @@ class Ledger:
         for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
             self._db.execute(f"PRAGMA {pragma}")
         layout = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if layout not in (0, LAYOUT):
-            raise LedgerError(f"the ledger {path} was written by another version of voicekiln (layout {layout})")
-        if layout == 0:
-            self._make_tables()
+        if layout > LAYOUT:
+            self.close()
+            raise LedgerDamagedError(f"the ledger was written by another version of voicekiln (layout {layout})")
+        if layout < LAYOUT:
+            self._build(STEPS[layout:])
 
-    def _make_tables(self) -> None:
+    def _build(self, steps: Sequence[Sequence[str]]) -> None:
         with self.together():
-            for statement in _TABLES.strip().split(";\n"):
+            for statement in chain.from_iterable(steps):
                 self._db.execute(statement)
             self._db.execute(f"PRAGMA user_version={LAYOUT}")
-            self._db.execute("INSERT INTO facts VALUES ('instance', ?)", (secrets.token_hex(4),))
+            if self.fact("instance") is None:
+                self.set_fact("instance", secrets.token_hex(4))
+
+    def must_be_sound(self) -> None:
+        """Read the whole file, as nothing else ever does.
+
+        Raises:
+            LedgerDamagedError: if something in it is not as SQLite has written it.
+            LedgerStuckError: if the disk does not answer.
+        """
+        [row] = self._ask("PRAGMA quick_check(1)")
+        if row[0] != "ok":
+            raise LedgerDamagedError(f"the ledger is damaged: {row[0]}")
 
     def close(self) -> None:
         """Close the database; the object is of no use afterwards."""
@@ -134,8 +142,9 @@ class Ledger:
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise _trouble(error) from error
+        passed(Step.COMMITTED)
 
     # --- looking -----------------------------------------------------------------------------------------------
 
@@ -154,20 +163,30 @@ class Ledger:
         some = f"WHERE {_in(states)}" if states else ""
         return [_voice(row) for row in self._ask(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)]  # noqa: S608 - question marks only
 
+    def each(self) -> Iterator[Voice]:
+        """Give all voices one by one, the longest known first; nothing may be changed before the last."""
+        return map(_voice, self._each("SELECT * FROM voices ORDER BY first_seen, id"))
+
+    def paths(self) -> Iterator[tuple[int, PurePosixPath]]:
+        """Give number and path of all voices one by one; nothing may be changed before the last."""
+        return ((row["id"], _path(row["relpath"])) for row in self._each("SELECT id, relpath FROM voices"))
+
     def first(self, wanted: Callable[[Voice], bool], *states: State) -> Voice | None:
         """Return the voice in these states whose turn comes first (see `Voice.turn`) of those that are `wanted`.
 
-        Of thousands, few become a `Voice`. `wanted` must not use the ledger.
+        Those that wait for a time (`wait`) are left out until `due_again`: of thousands, few are looked at. None of the
+        states may be one of rest, and `wanted` must not use the ledger.
         """
-        turn = "first_seen + json_extract(stamp, '$[1]') / ?, id"
-        sql = f"SELECT * FROM voices WHERE {_in(states)} ORDER BY {turn}"  # noqa: S608 - question marks only
-        with closing(self._each(sql, (*states, float(BYTES_A_SECOND)))) as rows:
+        sql = f"SELECT *, {TURN} AS turn FROM voices WHERE state = ? AND {WAITING} ORDER BY {TURN}, id"  # noqa: S608 - ours
+        with ExitStack() as stack:
+            queues = [stack.enter_context(closing(self._each(sql, (state,)))) for state in states]
+            rows = merge(*queues, key=lambda row: (row["turn"], row["id"]))
             return next((voice for row in rows if wanted(voice := _voice(row))), None)
 
     def _ask(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
         try:
             return self._db.execute(sql, values).fetchall()
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise _trouble(error) from error
 
     def _each(self, sql: str, values: Sequence[object] = ()) -> Generator[sqlite3.Row, None, None]:
@@ -175,7 +194,7 @@ class Ledger:
         try:
             with closing(self._db.execute(sql, values)) as rows:
                 yield from rows
-        except sqlite3.OperationalError as error:
+        except sqlite3.DatabaseError as error:
             raise _trouble(error) from error
 
     def _ask_one(self, sql: str, values: Sequence[object]) -> sqlite3.Row | None:
@@ -192,22 +211,15 @@ class Ledger:
         return None if row is None else _voice(row)
 
     def known(self) -> Iterator[tuple[PurePosixPath, Known]]:
-        """Give what a scan has to be compared with, one by one; nothing may be changed before the last."""
-        for r in self._each("SELECT id, relpath, stamp, state, source, job FROM voices"):
+        """Give what a scan has to be compared with, one by one; nothing may be changed before the last.
+
+        A voice at rest whose source is gone is not among them: a file that appears there is as good as new.
+        """
+        what = "SELECT id, relpath, stamp, state, source, job FROM voices WHERE"
+        sql = f"{what} source = 'there' UNION ALL {what} {_in(WORKING)} AND source != 'there'"
+        for r in self._each(sql, WORKING):
             known = Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
             yield _path(r["relpath"]), known
-
-    def at_rest(self) -> Iterator[Resting]:
-        """Give the voices at rest, one by one; nothing may be changed before the last."""
-        sql = f"""
-            SELECT id, relpath, source, stamp, state, finished, voices.sha256 AS content, files.*
-            FROM voices LEFT JOIN files ON files.voice = voices.id WHERE {_in(AT_REST)}
-            ORDER BY first_seen, id, published, path
-        """  # noqa: S608 - question marks only
-        for _, group in groupby(self._each(sql, AT_REST), key=itemgetter("id")):
-            first, *more = group
-            files = [(r["published"], _published(r)) for r in (first, *more) if r["path"] is not None]
-            yield Resting(first["id"], _converted_source(first), first["finished"], tuple(files))
 
     def files(self, voice: int) -> list[tuple[float, Published]]:
         """Return what of a voice lies in the outbox, each with the time of its publication."""
@@ -239,8 +251,78 @@ class Ledger:
 
     def counts(self) -> dict[State, int]:
         """Return how many voices there are in each state."""
-        rows = self._ask("SELECT state, count(*) AS n FROM voices GROUP BY state")
-        return {State(r["state"]): r["n"] for r in rows}
+        return {State(r["state"]): r["voices"] for r in self._ask("SELECT * FROM tally")}
+
+    # --- ages ---------------------------------------------------------------------------------------------------
+
+    def clock_at(self, wall: float) -> float:
+        """Return what the ledger's clock shows at `wall`, as far as one can tell that does not keep it running.
+
+        Over a gap in which nobody kept it, it goes on as the wall clock does, but not back and by a day at most.
+        """
+        kept = self.fact("clock")
+        if kept is None:  # new, or from before there was a clock
+            [row] = self._ask("SELECT max((SELECT max(published) FROM files), (SELECT max(finished) FROM voices)) AS m")
+            clock = was = wall if row["m"] is None else float(row["m"])
+        else:
+            clock, was = json.loads(kept)
+        return float(clock + min(max(0.0, wall - was), LONGEST_GAP_S))
+
+    def pass_time(self, mono: float, wall: float) -> None:
+        """Move the ledger's clock on; called at every tick.
+
+        While the daemon runs, only its monotonic clock moves this one, so that a wall clock that is set wrong by ten
+        years, in whichever direction, makes nothing old at once and keeps nothing from growing old.
+        """
+        if self._at is None:
+            self._at = mono, self.clock_at(wall)
+        self.clock = self._at[1] + mono - self._at[0]
+        if mono >= self._kept + KEPT_EVERY_S:
+            self._kept = mono
+            self.set_fact("clock", json.dumps([self.clock, wall]))
+
+    # --- sweeping ------------------------------------------------------------------------------------------------
+
+    def size(self) -> int:
+        """Return how many files the ledger knows: all in the outbox, and in the inbox those that were converted."""
+        [row] = self._ask(f"SELECT (SELECT count(*) FROM files) + (SELECT count(*) FROM voices WHERE {_SOURCE}) AS n")  # noqa: S608 - ours
+        return int(row["n"])
+
+    def aged(self, of: Class, until: float, after: Place, most: int) -> list[Item]:
+        """Return what has lain there since `until` (of the ledger's clock) or longer and is not in work.
+
+        The oldest first, from behind `after`, and no more than `most`.
+        """
+        what = _SOURCES if of == "sources" else _FILES
+        kind = () if of == "sources" else (_HEADS[of],)
+        sql = f"{what} AND at <= ? AND (at, voice) > (?, ?) ORDER BY at, voice LIMIT ?"
+        return [self._item(of, row) for row in self._ask(sql, (*kind, until, *after, most))]
+
+    def _item(self, of: Class, row: sqlite3.Row) -> Item:
+        if of == "sources":
+            stamp = _stamp(row["stamp"])
+            files = [Published(_path(row["relpath"]), "source", row["sha256"], stamp.size, stamp)]
+        else:
+            known = self.files(row["voice"])
+            files = [file for _, file in known if (file.kind == "refusal") == (of == "refusals")]
+            files.sort(key=lambda file: (file.kind != "sidecar", file.path))
+        return Item(row["voice"], of, tuple(files), row["at"])
+
+    def due(self, of: Class, until: float, after: Place) -> int:
+        """Return how much `aged` would give if there was no end to it, and what is in work."""
+        if of == "sources":
+            sql = f"SELECT count(*) AS n FROM voices WHERE {_SOURCE} AND rested <= ? AND (rested, id) > (?, ?)"  # noqa: S608 - ours
+            [row] = self._ask(sql, (until, *after))
+        else:
+            sql = "SELECT count(*) AS n FROM files WHERE kind = ? AND published <= ? AND (published, voice) > (?, ?)"
+            [row] = self._ask(sql, (_HEADS[of], until, *after))
+        return int(row["n"])
+
+    def left(self, after: int, most: int) -> list[Left]:
+        """Return voices whose source is gone, and what lay in the outbox of theirs; by number, from behind `after`."""
+        sql = f"SELECT id FROM voices WHERE source != 'there' AND {_in(AT_REST)} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - question marks only
+        rows = self._ask(sql, (*AT_REST, after, most))
+        return [Left(row["id"], tuple(file for _, file in self.files(row["id"]))) for row in rows]
 
     # --- writing, in the order of a voice's way -----------------------------------------------------------------
 
@@ -258,7 +340,7 @@ class Ledger:
                 "INSERT INTO voices (relpath, recipe, stamp, state, first_seen) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (relpath) DO UPDATE SET recipe = excluded.recipe, stamp = excluded.stamp, "
                 "state = excluded.state, reason = '', next_try = NULL, job = NULL, source = 'there'",
-                (os.fsencode(relpath), recipe, json.dumps(astuple(stamp)), State.SETTLING, at),
+                (os.fsencode(relpath), recipe, _json(stamp), State.SETTLING, at),
             )
             seen = self.voice(relpath)
         assert seen is not None  # noqa: S101 - it was written a line above, in the same transaction
@@ -267,6 +349,11 @@ class Ledger:
     def wait(self, voice: int, state: State, reason: str, next_try: float | None = None) -> None:
         """Note that a voice waits in `state`, and why."""
         self._set(voice, state=state, reason=reason, next_try=next_try)
+
+    def due_again(self, voices: Iterable[int]) -> None:
+        """Note that the time has come for which these waited."""
+        with self.together():
+            self._db.executemany("UPDATE voices SET next_try = NULL WHERE id = ?", [(voice,) for voice in voices])
 
     def spooled(self, voice: int, stamp: FileStamp, sha256: str, recipe: Recipe, key: str, job: str) -> None:  # noqa: PLR0913, PLR0917 - what a copy is known by
         """Note that the copy of this content lies in the spool under `job`; attempts start anew with new content."""
@@ -277,7 +364,7 @@ class Ledger:
                 "deaths = CASE WHEN key IS ? THEN deaths ELSE 0 END, "
                 "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
                 (
-                    json.dumps(astuple(stamp)),
+                    _json(stamp),
                     sha256,
                     json.dumps(asdict(recipe)),
                     job,
@@ -360,18 +447,18 @@ class Ledger:
         """Note that the ending lies in the outbox; `gone` are files of ours that it replaced."""
         with self.together():
             self._forget_files(gone)
-            self._keep_files(voice, files, at)
+            self._keep_files(voice, files)
             self._rest(voice, at)
 
-    def also_published(self, voice: int, files: Iterable[Published], at: float) -> None:
+    def also_published(self, voice: int, files: Iterable[Published]) -> None:
         """Note files that were published while the ending itself still waits."""
         with self.together():
-            self._keep_files(voice, files, at)
+            self._keep_files(voice, files)
 
     def unchanged(self, voice: int, stamp: FileStamp, at: float) -> None:
         """Note that a file seen anew has the content that its results, still there, were made from."""
         with self.together():
-            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (json.dumps(astuple(stamp)), voice))
+            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (_json(stamp), voice))
             self._rest(voice, at)
 
     def start_over(self, voice: int) -> None:
@@ -403,10 +490,71 @@ class Ledger:
             )
             self._drop_if_spent(voice)
 
+    def adopt(self, found: Found, key: str | None, folds: Sequence[str], at: float) -> bool:
+        """Take what lies in the outbox for a source as this ledger's own; False if there is nothing new in it.
+
+        `folds` are the folded names that its results take: whoever had claimed one has lost it to this voice. A voice
+        in work is left as it is. The source itself is looked at anew, and converted unless it has this content.
+        """
+        with self.together():
+            row = self.voice(found.relpath)
+            if row is not None and (row.state in _IN_WORK or self._has(row, found)):
+                return False
+            if found.ending is not None and found.recipe is not None:
+                self._adopt_result(row, found, key, at)
+            elif row is None:
+                self._insert(found.relpath, "default", State.REFUSED, at)
+            adopted = self.voice(found.relpath)
+            assert adopted is not None  # noqa: S101 - it was written a line above, in the same transaction
+            self._seize(adopted.id, found.base, folds)
+            self._keep_files(adopted.id, found.files)
+        return True
+
+    def _has(self, row: Voice, found: Found) -> bool:
+        known = {file.path: file.sha256 for _, file in self.files(row.id)}
+        return all(known.get(file.path) == file.sha256 for file in found.files)
+
+    def _adopt_result(self, row: Voice | None, found: Found, key: str | None, at: float) -> None:
+        assert found.recipe is not None and found.ending is not None  # noqa: S101, PT018 - the caller has looked
+        if row is None:
+            self._insert(found.relpath, found.recipe.name, State.DONE, at)
+        elif row.sha256 != found.sha256:
+            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (_json(NOT_READ), row.id))
+        self._db.execute(
+            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ?, rested = ?, "
+            "sha256 = ?, key = ?, taken = ?, ending = ?, attempts = 0, deaths = 0 WHERE relpath = ?",
+            (
+                *(State.DONE, at, self.clock, found.sha256, key),
+                *(json.dumps(asdict(found.recipe)), ending_json(found.ending)),
+                os.fsencode(found.relpath),
+            ),
+        )
+        if row is not None:
+            mine = [file.path for _, file in self.files(row.id)]
+            self._forget_files(mine)
+
+    def _insert(self, relpath: PurePosixPath, recipe: str, state: State, at: float) -> None:
+        self._db.execute(
+            "INSERT INTO voices (relpath, recipe, stamp, state, first_seen, finished) VALUES (?, ?, ?, ?, ?, ?)",
+            (os.fsencode(relpath), recipe, _json(NOT_READ), state, at, at),
+        )
+
+    def _seize(self, voice: int, base: PurePosixPath, folds: Sequence[str]) -> None:
+        """Give names to a voice, whoever has them; those who lose one claim others when they publish again."""
+        wanted = [os.fsencode(fold) for fold in folds]
+        marks = ",".join("?" * len(wanted))
+        self._db.execute(
+            f"UPDATE voices SET base = NULL WHERE id != ? AND id IN (SELECT voice FROM names WHERE fold IN ({marks}))",  # noqa: S608 - question marks only
+            (voice, *wanted),
+        )
+        self._db.execute(f"DELETE FROM names WHERE fold IN ({marks}) OR voice = ?", (*wanted, voice))  # noqa: S608 - as above
+        self._db.executemany("INSERT INTO names VALUES (?, ?)", [(fold, voice) for fold in wanted])
+        self._db.execute("UPDATE voices SET base = ? WHERE id = ?", (os.fsencode(base), voice))
+
     def nothing_planned(self) -> None:
         """Forget the times of next tries, which the loop that is gone had in mind."""
         with self.together():
-            self._db.execute("UPDATE voices SET next_try = NULL")
+            self._db.execute("UPDATE voices SET next_try = NULL WHERE next_try IS NOT NULL")
 
     def retry(self, voice: int) -> bool:
         """Let a voice at rest or waiting go through everything again; False while it is in work."""
@@ -438,15 +586,19 @@ class Ledger:
             return
         state = State.DONE if isinstance(row.ending, Converted) else State.REFUSED
         self._db.execute(
-            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ? WHERE id = ?",
-            (state, finished, voice),
+            "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ?, rested = ? "
+            "WHERE id = ?",
+            (state, finished, self.clock, voice),
         )
         self._drop_if_spent(voice)
 
-    def _keep_files(self, voice: int, files: Iterable[Published], at: float) -> None:
+    def _keep_files(self, voice: int, files: Iterable[Published]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?)",
-            [(os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, at) for f in files],
+            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            [
+                (os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, self.clock, f.stamp and _json(f.stamp))
+                for f in files
+            ],
         )
 
     def _forget_files(self, paths: Iterable[PurePosixPath]) -> None:
@@ -461,9 +613,28 @@ class Ledger:
         )
 
 
+def set_aside(path: Path) -> Path:
+    """Rename a ledger that is of no use, with what belongs to it, so that a new one can begin; return its new name.
+
+    Raises:
+        LedgerError: if that cannot be done.
+    """
+    kept = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.aside{n}")).exists())
+    try:
+        for ending in ("-wal", "-shm", ""):
+            with suppress(FileNotFoundError):
+                path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
+    except OSError as error:
+        raise LedgerError(f"the ledger cannot be moved aside: {error.strerror}") from error
+    return kept
+
+
 def _trouble(error: sqlite3.Error) -> LedgerError:
     """Return what a person has to know: whether to wait (a full disk) or to do something."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    missing = code == sqlite3.SQLITE_ERROR and str(error).startswith("no such")  # a table, a column
+    if missing or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        return LedgerDamagedError(f"the ledger is damaged: {error}")
     passing = (
         sqlite3.SQLITE_FULL,
         sqlite3.SQLITE_IOERR,
@@ -483,18 +654,16 @@ def _path(raw: bytes) -> PurePosixPath:
 
 
 def _published(row: sqlite3.Row) -> Published:
-    return Published(_path(row["path"]), row["kind"], row["sha256"], row["bytes"])
-
-
-def _converted_source(row: sqlite3.Row) -> Published | None:
-    there = row["state"] == State.DONE and row["source"] == "there" and row["finished"] is not None
-    if not (there and row["content"]):
-        return None
-    return Published(_path(row["relpath"]), "source", row["content"], _stamp(row["stamp"]).size)
+    stamp = None if row["stamp"] is None else _stamp(row["stamp"])
+    return Published(_path(row["path"]), row["kind"], row["sha256"], row["bytes"], stamp)
 
 
 def _stamp(raw: str) -> FileStamp:
     return FileStamp(*json.loads(raw))
+
+
+def _json(stamp: FileStamp) -> str:
+    return json.dumps(astuple(stamp))
 
 
 def _voice(row: sqlite3.Row) -> Voice:

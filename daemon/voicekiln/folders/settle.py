@@ -29,6 +29,8 @@ class Settler:
         self.quiet_s = quiet_s
         self._watched: dict[PurePosixPath, _Watched] = {}
         self._seen_s = float("-inf")
+        self._next_due_s: dict[float, float | None] = {}
+        """By quiet time; asked for at every tick, while thousands may be waiting."""
 
     def observe(
         self, files: Mapping[PurePosixPath, FileStamp], began_s: float, ended_s: float | None = None
@@ -40,6 +42,7 @@ class Settler:
         """
         new_since_s = began_s if ended_s is None else ended_s
         self._seen_s = began_s
+        self._next_due_s.clear()
         before, self._watched = self._watched, {}
         for relpath, stamp in files.items():
             known = before.get(relpath)
@@ -59,11 +62,14 @@ class Settler:
 
     def next_due(self) -> float | None:
         """Return the monotonic time from which a scan can find the next file settled; None if none is waiting."""
-        waiting = (w.since_s + self.quiet_s for w in self._watched.values())
-        return min((due_s for due_s in waiting if due_s > self._seen_s), default=None)
+        if self.quiet_s not in self._next_due_s:
+            waiting = (w.since_s + self.quiet_s for w in self._watched.values())
+            self._next_due_s[self.quiet_s] = min((due_s for due_s in waiting if due_s > self._seen_s), default=None)
+        return self._next_due_s[self.quiet_s]
 
     def restart(self, relpath: PurePosixPath, now_s: float) -> None:
         """Let the file wait anew: a closer look found it changed although its stamp in the scan was the same."""
         known = self._watched.get(relpath)
         if known is not None:
             self._watched[relpath] = _Watched(known.stamp, now_s)
+            self._next_due_s.clear()

@@ -33,15 +33,22 @@ class State(StrEnum):
 
 AT_REST = (State.DONE, State.REFUSED)
 """Nothing is to be done until the file changes."""
+WORKING = tuple(state for state in State if state not in AT_REST)
 REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
 """A newer file under the same name starts over at once; in the other states it waits for the end."""
 
 Kind = Literal["source", "onnx", "sidecar", "refusal"]
 Source = Literal["there", "gone", "swept"]
+Class = Literal["sources", "results", "refusals"]
+"""What has a time to live of its own."""
+Place = tuple[float, int]
+"""Age and number of a voice, by which a sweep finds where it was."""
 
 
 BYTES_A_SECOND = 5_000_000
-"""For so many bytes that it is larger, a voice lets those pass that were first seen up to a second later."""
+"""For so many bytes that it is larger, a voice lets those pass that were first seen up to a second later.
+
+Also in `tables.TURN`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +104,6 @@ class Known:
 
 
 @dataclass(frozen=True, slots=True)
-class Resting:
-    """The part of a row at rest that a sweep looks at; of thousands, the whole rows would fill the memory."""
-
-    id: int
-    source: Published | None
-    """The file in the inbox, where it was converted and still lies there as it was."""
-    finished: float | None
-    files: tuple[tuple[float, Published], ...]
-    """What lies in the outbox, each with the time of its publication."""
-
-
-@dataclass(frozen=True, slots=True)
 class Published:
     """A file of ours in the outbox."""
 
@@ -116,6 +111,49 @@ class Published:
     kind: Kind
     sha256: str
     bytes: int
+    stamp: FileStamp | None = None
+    """Of exactly these bytes under this name; None where it is not known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What is removed as one: a source, or all the files of a result or a refusal."""
+
+    voice: int
+    of: Class
+    files: tuple[Published, ...]
+    """Sidecar first; of a source, its path in the inbox."""
+    at: float
+    """Since when it has lain there, by the ledger's clock."""
+
+    @property
+    def place(self) -> Place:
+        """Where it comes among others of its class."""
+        return self.at, self.voice
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """A voice at rest whose source is gone."""
+
+    voice: int
+    files: tuple[Published, ...]
+    """What lay in the outbox when we last had to do with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What lies in the outbox for one source, as a sidecar or a refusal tells."""
+
+    relpath: PurePosixPath
+    """Of the source, below the inbox."""
+    base: PurePosixPath
+    """Path in the outbox without the endings."""
+    files: tuple[Published, ...]
+    sha256: str | None
+    """Of the source; this and the next two are None for a refusal, which says too little to be believed."""
+    recipe: Recipe | None
+    ending: Converted | None
 
 
 def ending_json(ending: Converted | Refused) -> str:

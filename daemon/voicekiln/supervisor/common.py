@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass, field
+from heapq import heappop, heappush
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -19,6 +20,10 @@ from voicekiln.supervisor.homes import AwayError, Homes, Share
 FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 600.0
 """A share or disk in trouble is tried again after 5 s, then at doubling distances up to ten minutes, for ever."""
+
+
+TROUBLE = "trouble"
+"""Fact in the ledger: what keeps the daemon from its work, for the command `health`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +67,7 @@ class Common:
     without_twin: set[int] = field(default_factory=set)
     """Voices that have to be converted themselves, because their twin's results are no longer there to copy."""
     _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)
+    _alarms: list[tuple[float, int]] = field(default_factory=list)
 
     def spool(self, job: str) -> Path:
         """Return where the copy of a job's source lies."""
@@ -99,6 +105,7 @@ class Common:
         _, last = self._not_before.get(voice, (0.0, FIRST_RETRY_S / 2))
         delay = min(last * 2, LAST_RETRY_S)
         self._not_before[voice] = (self.now.mono + delay, delay)
+        heappush(self._alarms, (self.now.mono + delay, voice))
         return self.now.wall + delay
 
     def may_try(self, voice: int) -> bool:
@@ -111,7 +118,15 @@ class Common:
 
     def next_try(self) -> float:
         """Return the monotonic time at which the next voice that was put off is due."""
-        return min((due for due, _ in self._not_before.values() if due > self.now.mono), default=float("inf"))
+        return self._alarms[0][0] if self._alarms else float("inf")
+
+    def wake(self) -> None:
+        """Let the ledger give those again that are due; called at every tick, with thousands that are not."""
+        due: list[int] = []
+        while self._alarms and self._alarms[0][0] <= self.now.mono:
+            due.append(heappop(self._alarms)[1])
+        if due:
+            self.ledger.due_again(due)
 
     def share_is(self, which: Share, error: ShareAwayError | None) -> None:
         """Note that a share answered (None) or is away, and say so once."""

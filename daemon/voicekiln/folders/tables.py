@@ -1,0 +1,81 @@
+"""The tables of the ledger, as the steps that lead to them.
+
+A new ledger takes all steps, an older one those that it lacks, so that both end up the same. What the daemon asks at
+every tick or scan must not walk over all rows, which may be a million: each of those questions has an index here that
+holds only the rows it is about, and the number of voices in each state is kept up to date by triggers.
+"""
+
+from __future__ import annotations
+
+TURN = "first_seen + json_extract(stamp, '$[1]') / 5000000.0"
+"""`Voice.turn` for the database, with the number that `voices.BYTES_A_SECOND` has: an index is made of it."""
+
+WAITING = "state NOT IN ('done', 'refused') AND next_try IS NULL"
+"""Something is to be done, and not only later; as an index needs to find it in a question, word for word."""
+
+_FIRST = """
+CREATE TABLE voices (
+    id INTEGER PRIMARY KEY,
+    relpath BLOB NOT NULL UNIQUE,
+    recipe TEXT NOT NULL,
+    taken TEXT,
+    stamp TEXT NOT NULL,
+    state TEXT NOT NULL,
+    reason TEXT NOT NULL DEFAULT '',
+    next_try REAL,
+    first_seen REAL NOT NULL,
+    finished REAL,
+    sha256 TEXT,
+    key TEXT,
+    job TEXT,
+    attempts INTEGER NOT NULL DEFAULT 0,
+    deaths INTEGER NOT NULL DEFAULT 0,
+    ending TEXT,
+    base BLOB,
+    source TEXT NOT NULL DEFAULT 'there'
+);
+CREATE INDEX voices_by_state ON voices (state);
+CREATE INDEX voices_by_key ON voices (key);
+CREATE TABLE names (fold BLOB PRIMARY KEY, voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE);
+CREATE TABLE files (
+    path BLOB PRIMARY KEY,
+    voice INTEGER NOT NULL REFERENCES voices ON DELETE CASCADE,
+    kind TEXT NOT NULL,
+    sha256 TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    published REAL NOT NULL
+);
+CREATE INDEX files_by_voice ON files (voice);
+CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+# `files.published` and `voices.rested` are seconds of the ledger's own clock, which began as the wall clock.
+_SECOND = f"""
+ALTER TABLE files ADD COLUMN stamp TEXT;
+ALTER TABLE voices ADD COLUMN rested REAL;
+UPDATE voices SET rested = finished;
+CREATE INDEX names_by_voice ON names (voice);
+CREATE INDEX files_by_age ON files (kind, published, voice);
+CREATE INDEX voices_there ON voices (relpath, id, stamp, state, source, job) WHERE source = 'there';
+CREATE INDEX voices_left ON voices (id, state) WHERE source != 'there';
+CREATE INDEX voices_by_rest ON voices (rested) WHERE state = 'done' AND source = 'there';
+CREATE INDEX voices_by_turn ON voices (state, {TURN}) WHERE {WAITING};
+CREATE INDEX voices_by_age ON voices (first_seen);
+CREATE INDEX voices_with_job ON voices (job) WHERE job IS NOT NULL;
+CREATE INDEX voices_put_off ON voices (next_try) WHERE next_try IS NOT NULL;
+CREATE TABLE tally (state TEXT PRIMARY KEY, voices INTEGER NOT NULL);
+INSERT INTO tally SELECT state, count(*) FROM voices GROUP BY state;
+CREATE TRIGGER voice_came AFTER INSERT ON voices BEGIN
+    INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET voices = voices + 1; END;
+CREATE TRIGGER voice_went AFTER DELETE ON voices BEGIN
+    UPDATE tally SET voices = voices - 1 WHERE state = OLD.state; END;
+CREATE TRIGGER voice_went_on AFTER UPDATE OF state ON voices WHEN OLD.state != NEW.state BEGIN
+    UPDATE tally SET voices = voices - 1 WHERE state = OLD.state; \
+    INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET voices = voices + 1; END;
+"""  # noqa: S608 - all of it is ours
+
+STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in (_FIRST, _SECOND))
+"""The statements of each."""
+
+LAYOUT = len(STEPS)
+"""How many steps were taken; kept in the database's `user_version`."""
