@@ -21,6 +21,9 @@ from arrivals import in_own_namespace
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
 from voicekiln.families.sample import write_sample
+from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.names import temp_name
+from voicekiln.loop import LEDGER
 from voicekiln.steps import Step
 
 SCHEMAS = Path(voicekiln.__file__).parent / "folders"
@@ -84,6 +87,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
         daemon.until_there("a.json")
         [lost] = daemon.events("worker.lost")
         assert number.name in lost["reason"]
+        daemon.until(lambda: daemon.events("job.finished") != [])  # the line comes after the file
         assert daemon.events("job.finished")[0]["attempt"] == 2
 
 
@@ -121,6 +125,7 @@ def test_a_worker_that_hangs_is_ended_and_other_files_keep_flowing(tmp_path: Pat
         daemon.drop(other, "other.pth")
         daemon.until_there("frozen.json", "other.json")
         assert "longer" in daemon.events("worker.lost")[0]["reason"]
+        daemon.until(lambda: len(daemon.events("job.finished")) == 2)  # the lines come after the files
         assert [line["file"] for line in daemon.events("job.finished")] == ["other.pth", "frozen.pth"]
 
 
@@ -196,32 +201,40 @@ steps.on_passed = kill
 """
 
 
+@pytest.mark.requirement(1)
 @pytest.mark.parametrize("step", list(Step), ids=lambda step: step.name)
 def test_killed_at_any_step_the_daemon_goes_on_where_it_was(tmp_path: Path, tiny: Path, step: Step) -> None:
     """SIGKILL there, a new start: the voice is converted once, nothing lies around."""
-    sweeps = step in (Step.FILES_SWEPT, Step.SOURCE_SWEPT)
-    config = CONFIG
-    if sweeps:
-        short = "sources" if step is Step.SOURCE_SWEPT else "results"
-        config = CONFIG.replace(f"{short}: never", f"{short}: 0.1s, every: 1s, max_share: 100%")
+    sweeps = step is Step.FILE_SWEPT
+    config = CONFIG.replace("results: never", "results: 0.1s, every: 1s, max_share: 100%") if sweeps else CONFIG
     (tmp_path / "inbox").mkdir()
+    if step is Step.LITTER_REMOVED:  # what one left that was killed before
+        for name in ("outbox", "state"):
+            (tmp_path / name).mkdir()
+        with Ledger(tmp_path / "state" / LEDGER) as ledger:
+            (tmp_path / "outbox" / temp_name("b.onnx", f"{ledger.instance}7")).touch()
     with Daemon(tmp_path, config, KILL.format(step=step.value)) as first:
-        first.drop(tiny, "a.pth")
+        if step is Step.STALE_REMOVED:  # the refusal of an older file
+            page = tmp_path / "page"
+            page.write_text("<!DOCTYPE html><html>Not found</html>")
+            first.drop(page, "sub/a.pth")
+            first.until_there("sub/a.error.json")
+        first.drop(tiny, "sub/a.pth")
         first.until(lambda: first.process.poll() is not None, alive=False)
         assert first.process.returncode == -signal.SIGKILL
-    started = len(first.events("job.started"))
     with Daemon(tmp_path, config) as second:
-        if step is Step.FILES_SWEPT:
-            second.until(lambda: list(second.outbox.iterdir()) == [])
+        if sweeps:
+            second.until(lambda: list((second.outbox / "sub").iterdir()) == [])
         else:
-            second.until_there("a.json")
+            second.until_there("sub/a.json")
         second.until(lambda: second.litter() == [])
         second.until(lambda: second.events("service.ready") != [])
-    assert (first.inbox / "a.pth").exists() == (step is not Step.SOURCE_SWEPT)
-    conversions = len(second.events("job.started"))
-    assert started <= conversions <= (2 if step in (Step.STARTED, Step.SENT) else 1)
-    if step is not Step.FILES_SWEPT:
-        jsonschema.validate(second.read("a.json"), SIDECAR)
+    assert (first.inbox / "sub/a.pth").read_bytes() == tiny.read_bytes()
+    refused = step is Step.STALE_REMOVED  # by a worker
+    assert len(second.events("job.started")) - refused <= 1 + (step in (Step.STARTED, Step.SENT))
+    if not sweeps:
+        jsonschema.validate(second.read("sub/a.json"), SIDECAR)
+        assert {path.name for path in (second.outbox / "sub").iterdir()} == {"a.onnx", "a.json"}
 
 
 def test_the_worker_dies_with_the_daemon(tmp_path: Path, tiny: Path) -> None:
