@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 from endings import converted
 from fake_worker import FakeWorker
 from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.owner import FILES
 from voicekiln.folders.voices import Voice
 from voicekiln.job import Ending
 from voicekiln.loop import LEDGER
@@ -28,6 +29,7 @@ from voicekiln.supervisor.hands import Finish, attempt
 from voicekiln.supervisor.hiring import Machine
 from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.intake import EXPECTED
+from voicekiln.supervisor.ownership import Ownership
 from voicekiln.worker.wire import Convert, Looked, Request
 
 T = TypeVar("T")
@@ -159,7 +161,9 @@ class Kiln:
         self.keepers = [FakeWorker(self._answer) for _ in range(self.workers)]
         homes = Homes.of(self.settings)
         common = Common(self.settings, self.ledger, self.hands(), self.log, homes, homes.name_max(), self.now)
-        self.service = Service(common, self.keepers, Notifier(), self.machine)
+        self.pulse = PromptHands()
+        ownership = Ownership(common, self.pulse, host="here", clock=lambda: self.mono)
+        self.service = Service(common, self.keepers, Notifier(), ownership, self.machine)
 
     @property
     def asked(self) -> list[Request]:
@@ -183,7 +187,7 @@ class Kiln:
         end, turns = self.mono + seconds, 0
         while self.mono < end:
             due = min(self.service.tick(self.now), end)
-            if self.service.common.hands.busy():  # type: ignore[attr-defined]  # ours; real ones ring the bell
+            if self.pulse.busy() or self.service.common.hands.busy():  # type: ignore[attr-defined]  # ours; real ones ring the bell
                 due = self.mono
             step = max(due - self.mono, 0.02)  # the time that hands and worker take
             self.mono += step
@@ -210,7 +214,11 @@ class Kiln:
         return found
 
     def results(self) -> set[str]:
-        return {str(path.relative_to(self.outbox)) for path in self.outbox.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.outbox))
+            for path in self.outbox.rglob("*")
+            if path.is_file() and path.name not in FILES
+        }
 
     def read(self, name: str) -> dict[str, Any]:
         body: dict[str, Any] = json.loads((self.outbox / name).read_text())
@@ -219,7 +227,7 @@ class Kiln:
     def litter(self) -> list[Path]:
         """Return what should not lie anywhere when all work is done."""
         left = [*(self.settings.state / "spool").iterdir(), *(self.settings.state / "staging").iterdir()]
-        return left + [path for path in self.outbox.rglob(".*") if path.is_file()]
+        return left + [path for path in self.outbox.rglob(".*") if path.is_file() and path.name not in FILES]
 
     def _answer(self, request: Request) -> Ending | Looked | None:
         return self.answer(request)

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
+from voicekiln.folders.owner import FILES
+
 CONFIG = """
 scan: {rescan: 1s, poll: 1s}
 settle: {quiet: 0.2s, legacy_quiet: 1s, incomplete_after: 2s}
@@ -85,6 +87,14 @@ class Daemon:
         lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
         return [line for line in lines if line.get("event") == name]
 
+    def status(self) -> dict[str, Any]:
+        """Return what the command `status` says to programs."""
+        code = "import sys\nfrom voicekiln.cli import main\nsys.exit(main())"
+        command = [sys.executable, "-c", code, "status", "--json", "--config", str(self.config)]
+        told = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, env=self.env)
+        body: dict[str, Any] = json.loads(told.stdout)
+        return body
+
     def worker(self) -> int | None:
         """Return the process number of the worker, if there is one."""
         for entry in Path("/proc").iterdir():
@@ -108,4 +118,4 @@ class Daemon:
     def litter(self) -> list[Path]:
         """Return what should not lie anywhere when all work is done."""
         left = [*(self.state / "spool").iterdir(), *(self.state / "staging").iterdir()]
-        return left + [path for path in self.outbox.rglob(".*") if path.is_file()]
+        return left + [path for path in self.outbox.rglob(".*") if path.is_file() and path.name not in FILES]

@@ -14,6 +14,7 @@ from kiln import Kiln
 from tiny_voices import write_tiny
 from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
 from voicekiln.folders.voices import State
+from voicekiln.loop import only_daemon
 
 DAY = 86400.0
 
@@ -150,6 +151,23 @@ def test_status_lists_every_file(kiln: Kiln, capsys: pytest.CaptureFixture[str])
     assert (files["half.pth"]["state"], files["half.pth"]["code"]) == ("refused", "damaged")
 
 
+@pytest.mark.requirement(18)
+def test_health_is_an_exit_status_with_a_reason(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> None:
+    """For a monitor: nothing runs; all is well; a share is away; it is back."""
+    assert command(kiln, "health") == NOT_DONE
+    assert "does not run" in capsys.readouterr().out
+    with only_daemon(kiln.settings.state):
+        assert command(kiln, "health") == OK
+        kiln.inbox.rename(kiln.at / "away")
+        kiln.run(30)
+        assert command(kiln, "health") == NOT_DONE
+        assert "inbox away" in capsys.readouterr().out
+        (kiln.at / "away").rename(kiln.inbox)
+        kiln.run(30)
+        assert command(kiln, "health") == OK
+
+
+@pytest.mark.requirement(18)
 def test_retry_and_forget(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> None:
     """Names as status shows them; an unknown one is told and spoils only the status."""
     assert command(kiln, "retry", "half.pth", "unknown.pth") == NOT_DONE
@@ -160,13 +178,19 @@ def test_retry_and_forget(kiln: Kiln, capsys: pytest.CaptureFixture[str]) -> Non
     assert (kiln.outbox / "good.onnx").exists()
 
 
+def eight_days_on(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a command find what the daemon left that went on for so long."""
+    kiln.ledger.pass_time(kiln.mono + 8 * DAY, kiln.wall + 8 * DAY)
+    monkeypatch.setattr("voicekiln.loop.time.time", lambda: kiln.wall + 8 * DAY)
+
+
 def test_a_dry_sweep_only_tells(
     kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What would go is listed with its age; without --dry-run it goes."""
     (kiln.at / "config.yaml").write_text("sweep: {max_share: 100%}\n")
     kiln.service.stop()
-    monkeypatch.setattr("voicekiln.loop.time.time", lambda: kiln.wall + 8 * DAY)
+    eight_days_on(kiln, monkeypatch)
     assert command(kiln, "sweep", "--dry-run") == OK
     told = capsys.readouterr().out
     assert "would remove outbox/good.onnx (results, 8.0d old)" in told
@@ -185,7 +209,7 @@ def test_a_sweep_leaves_sources_in_synced_folders(
 ) -> None:
     """Removing there would remove on the person's own computer."""
     (kiln.inbox / ".stfolder").mkdir()
-    monkeypatch.setattr("voicekiln.loop.time.time", lambda: kiln.wall + 8 * DAY)
+    eight_days_on(kiln, monkeypatch)
     command(kiln, "sweep", "--dry-run")
     assert "good.pth" not in capsys.readouterr().out
 

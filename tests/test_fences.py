@@ -61,6 +61,7 @@ def test_a_probe_left_by_a_crash_is_removed(tmp_path: Path) -> None:
     assert list(settings.outbox.iterdir()) == []
 
 
+@pytest.mark.requirement(10)
 @pytest.mark.parametrize(
     ("changes", "key", "words"),
     [
@@ -99,6 +100,7 @@ def test_neighbours_with_like_names_pass(tmp_path: Path) -> None:
     assert fences.problems(settings_in(tmp_path, outbox=tmp_path / "inbox2", state=tmp_path / "in")) == []
 
 
+@pytest.mark.requirement(10)
 def test_one_folder_under_two_names_is_found_by_its_identity(tmp_path: Path) -> None:
     """Where paths say nothing (a case-blind file system, a bind mount), the file system is asked."""
     (tmp_path / "a").mkdir()

@@ -13,17 +13,16 @@ from typing import Any
 
 import pytest
 
+from endings import converted
 from kiln import Kiln, PromptHands, SlowHands, good, voice_bytes
-from voicekiln import steps
 from voicekiln.errors import BadNumbers
 from voicekiln.folders.files import open_folder
 from voicekiln.folders.inbox import Snapshot
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.sidecar import utc
 from voicekiln.folders.voices import State
-from voicekiln.job import Ending, Lost, Recipe, Refused
+from voicekiln.job import Ending, Job, Lost, Recipe, Refused
 from voicekiln.settings import Settle, Sweep
-from voicekiln.steps import Step
 from voicekiln.worker.wire import Convert, Looked, Request
 
 DAY = 86400.0
@@ -55,6 +54,13 @@ def refuse(request: Request) -> Ending:
 
 
 # --- the whole way ---------------------------------------------------------------------------------------------------
+
+
+def one_job(kiln: Kiln) -> Job:
+    """Return the only job that the worker was given."""
+    [request] = kiln.asked
+    assert isinstance(request, Convert)
+    return request.job
 
 
 def test_a_dropped_voice_comes_out_with_its_sidecar(kiln: Kiln) -> None:
@@ -184,6 +190,7 @@ def test_a_restart_converts_nothing_twice(kiln: Kiln) -> None:
     assert kiln.asked == []
 
 
+@pytest.mark.requirement(11)
 def test_a_touch_converts_nothing(kiln: Kiln) -> None:
     """Other time stamps on the same bytes are no new voice."""
     path = kiln.drop("a.pth")
@@ -195,6 +202,24 @@ def test_a_touch_converts_nothing(kiln: Kiln) -> None:
     assert kiln.voice("a.pth").state is State.DONE
 
 
+@pytest.mark.requirement(11)
+def test_touches_without_end_are_one_conversion(build: Callable[..., Kiln]) -> None:
+    """A sync tool that cannot leave the dates alone, ten times a second, while the voice is in work and afterwards."""
+    answers: list[Ending] = []
+    kiln = build(lambda _: answers[0] if answers else None)
+    path = kiln.drop("a.pth")
+    kiln.run(20)
+    for number in range(400):
+        os.utime(path, (number, number))
+        kiln.run(0.1)
+        if number == 200:
+            answers.append(converted(one_job(kiln)))
+    kiln.run(60)
+    assert len(kiln.asked) == 1
+    assert kiln.voice("a.pth").state is State.DONE
+
+
+@pytest.mark.requirement(11)
 def test_the_same_content_under_another_name_is_published_without_a_conversion(kiln: Kiln) -> None:
     """A copy gets its own ONNX and sidecar, the worker is not asked."""
     shutil.copy(kiln.drop("a.pth"), kiln.inbox / "b.pth")
@@ -601,48 +626,6 @@ def test_a_file_that_may_not_be_read_is_told_of(kiln: Kiln, monkeypatch: pytest.
 # --- crashes ---------------------------------------------------------------------------------------------------------
 
 
-class PulledPlugError(BaseException):
-    """Stands for SIGKILL: nothing in the daemon catches it."""
-
-
-@pytest.mark.parametrize("step", list(Step))
-@pytest.mark.parametrize("replaced", [False, True], ids=["new", "replaced"])
-def test_a_crash_at_any_step_is_made_good(build: Callable[..., Kiln], step: Step, *, replaced: bool) -> None:
-    """Stopped at the step and started again: one result, of the right content, and no litter."""
-    kiln = build(sweep=Sweep(results=None, refusals=None, max_share=1.0))
-    if replaced:
-        kiln.drop("both/a.pth", voice_bytes("older"))
-        kiln.run(60)
-    pulled = False
-
-    def pull(at: Step) -> None:
-        nonlocal pulled
-        if at is step and not pulled:
-            pulled = True
-            raise PulledPlugError
-
-    steps.on_passed, before = pull, steps.on_passed
-    try:
-        kiln.drop("both/a.pth", voice_bytes("newer"))
-        with pytest.raises(PulledPlugError):  # noqa: PT012 - the later steps come after the earlier ones
-            kiln.run(60)
-            if step is Step.FILES_SWEPT:
-                kiln.service.common.settings = replace(kiln.settings, sweep=Sweep(results=DAY, max_share=1.0))
-            kiln.skip(8 * DAY)
-    finally:
-        steps.on_passed = before
-    kiln.crash()
-    kiln.run(60)
-    assert kiln.litter() == []
-    if step is not Step.FILES_SWEPT:
-        assert kiln.results() == {"both/a.onnx", "both/a.fp16.onnx", "both/a.json"}
-        assert kiln.read("both/a.json")["source"]["sha256"] == _sha(voice_bytes("newer"))
-
-
-def _sha(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def test_temporary_files_of_a_killed_daemon_are_cleared(kiln: Kiln) -> None:
     """Those with this ledger's mark go at the next start, wherever they lie; another daemon's stay."""
     (kiln.outbox / "deep").mkdir()
@@ -701,11 +684,10 @@ def test_a_source_swept_is_not_missed_and_a_new_one_is_new(build: Callable[..., 
 
 def test_a_command_can_ask_for_a_sweep(build: Callable[..., Kiln]) -> None:
     """`voicekiln sweep` beside a running daemon leaves the work to it."""
-    kiln = build(sweep=Sweep(max_share=1.0))
+    kiln = build(sweep=Sweep(every=30 * DAY, max_share=1.0))
     kiln.drop("a.pth")
     kiln.run(60)
-    kiln.wall += 8 * DAY
-    kiln.run(10)
+    kiln.skip(8 * DAY)
     assert kiln.results() != set()
     kiln.ledger.set_fact("sweep wanted", "yes")
     kiln.run(30)

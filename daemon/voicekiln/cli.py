@@ -13,6 +13,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 import structlog
@@ -24,12 +25,12 @@ from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.sweep import Swept, carry_out, note
-from voicekiln.folders.voices import Voice
 from voicekiln.job import PRECISIONS, Recipe, Stage
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
-from voicekiln.supervisor.homes import SHARES, Homes
-from voicekiln.supervisor.sweeping import WANT_SWEEP, plan_by
+from voicekiln.supervisor.common import TROUBLE
+from voicekiln.supervisor.homes import Homes
+from voicekiln.supervisor.sweeping import PIECE, WANT_SWEEP, grounds, plan_by
 
 OK = 0
 NOT_DONE = 1
@@ -110,6 +111,8 @@ def _parser() -> argparse.ArgumentParser:
 
     status = command("status", "list every known file with its state, reason and next try", _status)
     status.add_argument("--json", action="store_true", help="for programs")
+
+    command("health", "exit with 0 if the daemon runs and nothing keeps it from its work", _health)
 
     for name, what in (
         ("retry", "take files up again: settle, copy, and convert unless an equal file has its result already"),
@@ -222,21 +225,29 @@ def _inspect(options: argparse.Namespace) -> int:
 def _status(options: argparse.Namespace) -> int:
     with _ledger(options) as ledger:
         running = loop.is_running(config.load(options.config).state)
-        if options.json:
-            _say(json.dumps(report.status_json(ledger, running=running), indent=2, ensure_ascii=False))
-        else:
-            for line in report.status(ledger, running=running):
-                _say(line)
+        told = report.status_json if options.json else report.status
+        for line in told(ledger, running=running):
+            _say(line)
     return OK
+
+
+def _health(options: argparse.Namespace) -> int:
+    with _ledger(options) as ledger:
+        running = loop.is_running(config.load(options.config).state)
+        trouble = ledger.fact(TROUBLE) if running else "the daemon does not run"
+    _say(trouble or "well")
+    return OK if trouble is None else NOT_DONE
 
 
 def _retry_or_forget(options: argparse.Namespace) -> int:
     status = OK
     inbox = config.load(options.config).inbox
     with _ledger(options) as ledger:
-        known = {shown(voice.relpath): voice for voice in ledger.voices()}
+        told = {name: (shown(PurePosixPath(name)), _below(inbox, name)) for name in options.names}
+        wanted = frozenset(chain.from_iterable(told.values()))
+        known = {path: number for number, relpath in ledger.paths() if (path := shown(relpath)) in wanted}
         for name in options.names:
-            voice = known.get(shown(PurePosixPath(name))) or known.get(_below(inbox, name))
+            voice = next((known[path] for path in told[name] if path in known), None)
             if voice is None:
                 _complain(f"{name}: not known; voicekiln status lists what is")
             elif _do(ledger, options.verb, voice):
@@ -254,8 +265,8 @@ def _below(inbox: Path, name: str) -> str:
     return shown(PurePosixPath(path.relative_to(inbox))) if path.is_relative_to(inbox) else ""
 
 
-def _do(ledger: Ledger, verb: str, voice: Voice) -> bool:
-    return ledger.retry(voice.id) if verb == "retry" else ledger.forget(voice.id)
+def _do(ledger: Ledger, verb: str, voice: int) -> bool:
+    return ledger.retry(voice) if verb == "retry" else ledger.forget(voice)
 
 
 def _sweep(options: argparse.Namespace) -> int:
@@ -273,28 +284,38 @@ def _sweep(options: argparse.Namespace) -> int:
 
 
 def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
-    roots = settings.inbox, settings.outbox
-    homes = Homes.of(settings)
-    for share in SHARES:
-        homes.check(share)
-    planned = plan_by(settings, ledger, scan(settings.inbox).synced, loop.now().wall)
-    for item in planned.items:
-        try:
-            swept = Swept(item, tuple(f.path for f in item.files), ()) if dry_run else carry_out(item, *roots)
-        except (ShareAwayError, OSError) as error:
-            _complain(f"{shown(item.files[0].path)}: {plain(str(error))}")
-            return NOT_DONE
-        if not dry_run:
-            note(ledger, swept)
-        for path in swept.removed:
-            _say(report.swept(path, item, dry_run=dry_run))
-        for path, why in swept.kept:
-            _say(f"kept {shown(path)}: {why}")
-    if not planned.items:
+    homes, now = Homes.of(settings), loop.now()
+    grounds(settings, homes)
+    if not dry_run:
+        ledger.pass_time(now.mono, now.wall)
+    plan = plan_by(settings, ledger, scan(settings.inbox).synced, ledger.clock_at(now.wall))
+    status, count = OK, 0
+    while items := plan.next(PIECE):
+        if dry_run:
+            done = [Swept(item, tuple(file.path for file in item.files), ()) for item in items]
+        else:
+            done = carry_out(items, *grounds(settings, homes))
+            grounds(settings, homes)  # in a folder beneath a mount point everything would seem to be gone
+            note(ledger, done)
+        plan.passed([swept.item for swept in done])
+        count += len(done)
+        for swept in done:
+            _tell_swept(swept, plan.age_s(swept.item), dry_run=dry_run)
+            status = NOT_DONE if swept.trouble is not None else status
+    if not count:
         _say("Nothing is due for removal.")
-    if planned.held_back:
-        _say(f"{planned.held_back} more are due; sweep.max_share leaves them for the next sweep.")
-    return OK
+    if held_back := plan.held_back():
+        _say(f"{held_back} more are due; sweep.max_share leaves them for the next sweep.")
+    return status
+
+
+def _tell_swept(swept: Swept, age_s: float, *, dry_run: bool) -> None:
+    for path in swept.removed:
+        _say(report.swept(path, swept.item, age_s, dry_run=dry_run))
+    for path, why in swept.kept:
+        _say(f"kept {shown(path)}: {why}")
+    if swept.trouble is not None:
+        _complain(f"{shown(swept.item.files[0].path)}: {plain(swept.trouble.strerror or str(swept.trouble))}")
 
 
 def _templates(options: argparse.Namespace) -> int:

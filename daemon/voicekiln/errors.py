@@ -43,8 +43,16 @@ class LedgerStuckError(LedgerError):
     """The ledger cannot be written now: the disk is full or does not answer. To be waited out."""
 
 
+class LedgerDamagedError(LedgerError):
+    """What lies there is no ledger that this version can read. The daemon moves it aside and begins a new one."""
+
+
 class ShareAwayError(Exception):
     """A root folder is not there or does not answer: a state to wait out, never an empty folder."""
+
+
+class NotOwnerError(ShareAwayError):
+    """Another daemon may have taken the outbox over, so nothing is written to it now."""
 
 
 class NotYet(Exception):  # noqa: N818 - a state of the file, to be looked at again; nobody's fault

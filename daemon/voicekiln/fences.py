@@ -3,7 +3,8 @@
 A daemon that finds at its first voice that it may not write has kept somebody waiting for nothing, and one whose
 outbox lies in its inbox feeds itself. So this asks the system itself, by writing and removing a hidden file, instead
 of reading permission bits. Only what a person has to put right is a problem; a full disk or a server that does not
-answer passes by itself, and the daemon waits for it.
+answer passes by itself, and the daemon waits for it. A file system that is locked against writing counts as the
+person's: a unit without ReadWritePaths for the folder looks just like that. A daemon that runs waits for that, too.
 
 Risks accepted: folders that are nested through a bind mount of a part of one of them are not recognised; neither is
 a sync tool that leaves no marker in the folders that it syncs.

@@ -54,6 +54,10 @@ class FileStamp:
         return cls(st.st_ino, st.st_size, st.st_mtime_ns, st.st_ctime_ns)
 
 
+NOT_READ = FileStamp(0, 0, 0, 0)
+"""The stamp of what is known without a look at its content."""
+
+
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """What to make of a voice; a first-level folder of the inbox that bears its name selects it."""

@@ -19,17 +19,18 @@ from pathlib import Path
 from types import FrameType
 
 from voicekiln import __version__
-from voicekiln.errors import LedgerStuckError
-from voicekiln.folders.ledger import Ledger
+from voicekiln.errors import LedgerDamagedError, LedgerStuckError
+from voicekiln.folders.ledger import Ledger, set_aside
 from voicekiln.folders.watch import Watch
 from voicekiln.notify import Notifier
 from voicekiln.service import STOP_WORKER_S, Service
 from voicekiln.settings import Settings, span
 from voicekiln.supervisor.common import Common, Log, Now
 from voicekiln.supervisor.hands import ThreadHands
-from voicekiln.supervisor.hiring import devices, hire
+from voicekiln.supervisor.hiring import devices, hire, rooms
 from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.intake import EXPECTED
+from voicekiln.supervisor.ownership import Ownership
 
 LEDGER = "ledger.sqlite"
 LOCK = "lock"
@@ -40,6 +41,10 @@ ENDING = {signal.SIGTERM, signal.SIGINT}
 
 LEDGER_RETRY_S = 10.0
 """How long to wait when the ledger cannot be written, before everything begins anew from what it holds."""
+
+
+GROWING_S = 5.0
+"""For so long the number of watched folders has to stand still below that of the folders before it is too small."""
 
 
 class AlreadyRunningError(Exception):
@@ -89,16 +94,42 @@ def run(path: Path, settings: Settings, log: Log) -> int:
         AlreadyRunningError: if another daemon works on the same state folder.
     """
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # one that comes now must not end us; the settings are fresh anyway
+    why = "the ledger cannot be written; is the disk of the state folder full?"
     try:
-        with only_daemon(settings.state), Ledger(settings.state / LEDGER) as ledger:
-            return _Loop(path, settings, ledger, log).run()
+        with only_daemon(settings.state):
+            try:
+                with _ledger(settings.state / LEDGER, log) as ledger:
+                    return _Loop(path, settings, ledger, log).run()
+            except LedgerDamagedError as error:  # since it was opened
+                why = "the ledger is damaged; a new one is begun"
+                _replace(settings.state / LEDGER, error, log)
     except LedgerStuckError as error:
         log.error("ledger.stuck", reason=str(error), again_s=LEDGER_RETRY_S)  # noqa: TRY400 - that is all there is to say
-    _begin_anew()
+    _begin_anew(why)
     return 0
 
 
-def _begin_anew() -> None:
+def _ledger(path: Path, log: Log) -> Ledger:
+    """Open the ledger, or begin a new one where it is of no use; what lies in the outbox fills that."""
+    ledger = None
+    try:
+        ledger = Ledger(path)
+        ledger.must_be_sound()
+    except LedgerDamagedError as error:
+        if ledger is not None:
+            ledger.close()
+        _replace(path, error, log)
+        return Ledger(path)
+    return ledger
+
+
+def _replace(path: Path, error: LedgerDamagedError, log: Log) -> None:
+    """Keep the ledger under another name and say so."""
+    kept = set_aside(path)
+    log.error("ledger.replaced", reason=str(error), kept_as=kept.name)
+
+
+def _begin_anew(why: str) -> None:
     """Wait, and become a new process with the same number, which goes on from what the ledger holds.
 
     Nothing of the old one can then go on beside it: no thread that hangs on a share, no setting that has changed.
@@ -108,7 +139,7 @@ def _begin_anew() -> None:
         signal.signal(number, signal.SIG_DFL)
     notifier = Notifier.from_env(os.environ)
     notifier.ready()
-    notifier.status("the ledger cannot be written; is the disk of the state folder full?")
+    notifier.status(why)
     end = time.monotonic() + LEDGER_RETRY_S
     while (left := end - time.monotonic()) > 0:
         notifier.watchdog(time.monotonic())
@@ -143,14 +174,18 @@ class _Loop:
         self._wanted: set[int] = set()
         self._watch: Watch | None = None
         self._watch_again = float("-inf")
+        self._arming = False
+        self._watched = 0
+        self._watched_since = float("-inf")
         homes = Homes.of(settings)
         hands = ThreadHands(self._bell.ring, EXPECTED)
         common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
         keepers = [
-            hire(settings.worker, device, settings.templates, self._bell.ring)
+            hire(settings.worker, device, rooms(settings), self._bell.ring)
             for device in devices(settings.worker.device)
         ]
-        self._service = Service(common, keepers, Notifier.from_env(os.environ))
+        ownership = Ownership(common, ThreadHands(self._bell.ring, EXPECTED))
+        self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership)
         self._log = log
 
     def run(self) -> int:
@@ -171,7 +206,7 @@ class _Loop:
                 due = self._turn()
                 self._bell.wait(max(0.0, due - time.monotonic()))
             return self._end()
-        except LedgerStuckError:
+        except (LedgerStuckError, LedgerDamagedError):
             self._leave()
             if self._wanted & ENDING:
                 return 0
@@ -219,28 +254,61 @@ class _Loop:
 
         An observer that has died, or that a share took with it when it went away, is replaced when the share is back.
         """
-        common, intake = self._service.common, self._service.intake
-        wanted = intake.system is not None and intake.system.has_events(common.settings.scan.events) and not common.away
-        if self._watch is not None and not (wanted and self._watch.healthy(intake.folders)):
-            self._watch.stop()
-            self._watch = None
-            intake.look_soon()
-        if self._watch is None and wanted and time.monotonic() >= self._watch_again:
-            self._watch_again = time.monotonic() + common.settings.scan.rescan
-            self._set_up_watch()
-        intake.every_s = common.settings.scan.poll if self._watch is None else common.settings.scan.rescan
+        common, intake, scan = self._service.common, self._service.intake, self._service.common.settings.scan
+        wanted = intake.system is not None and intake.system.has_events(scan.events)
+        wanted = wanted and not common.away and not self._service.ownership.waits
+        healthy = self._watch is not None and self._watch.healthy(intake.folders)
+        if self._watch is not None and not (wanted and (healthy or self._may_grow())):
+            self._drop_watch(self._watch, wanted=wanted)
+        if self._watch is None and wanted and not self._arming and time.monotonic() >= self._watch_again:
+            self._watch_again = time.monotonic() + scan.rescan
+            self._arm()
+        if healthy and self._service.watchless is not None:
+            self._service.watchless = None
+            common.log.info("watch.works")
+        intake.every_s = scan.rescan if healthy else scan.poll
 
-    def _set_up_watch(self) -> None:
-        common = self._service.common
-        watch = Watch(common.settings.inbox, self._on_event)
-        watch.start()
-        if watch.problem is None:
-            self._watch = watch
-            self._service.intake.look_soon()
-        else:
-            common.log.warning(
-                "watch.failed", reason=watch.problem, instead=f"a scan every {common.settings.scan.poll} s"
+    def _may_grow(self) -> bool:
+        """Say whether the watch lives and was set up just now, or a folder came just now, that is not watched yet."""
+        assert self._watch is not None  # noqa: S101 - for the type checker; the caller has looked
+        watched = self._watch.watched()
+        if watched != self._watched:
+            self._watched, self._watched_since = watched, time.monotonic()
+        return self._watch.alive() and time.monotonic() - self._watched_since < GROWING_S
+
+    def _drop_watch(self, watch: Watch, *, wanted: bool) -> None:
+        intake = self._service.intake
+        if wanted and watch.alive():
+            self._without_events(
+                f"only {watch.watched()} of {intake.folders} folders can be watched; the system allows no more "
+                "(fs.inotify.max_user_watches)"
             )
+        watch.stop()
+        self._watch = None
+        intake.look_soon()
+
+    def _arm(self) -> None:
+        """Set up a watch; for the hands, because it walks through the share."""
+        watch = Watch(self._service.common.settings.inbox, self._on_event)
+        self._arming = True
+        self._service.common.hands.do(
+            "setting up the watch", watch.start, lambda _: self._armed(watch), lambda _: self._armed(watch)
+        )
+
+    def _armed(self, watch: Watch) -> None:
+        self._arming = False
+        if watch.problem is None:
+            self._watch, self._watched_since = watch, time.monotonic()
+            self._service.intake.look_soon()  # for what came before
+        else:
+            self._without_events(watch.problem)
+
+    def _without_events(self, reason: str) -> None:
+        """Say it once, and in the status as long as it is so."""
+        if self._service.watchless is None:
+            every = span(self._service.common.settings.scan.poll)
+            self._service.common.log.warning("watch.failed", reason=reason, instead=f"a scan every {every}")
+        self._service.watchless = reason
 
 
 def now() -> Now:

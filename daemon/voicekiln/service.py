@@ -17,11 +17,13 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State
 from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Now
+from voicekiln.supervisor.adoption import Adoption
+from voicekiln.supervisor.common import TROUBLE, Common, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.supervisor.intake import Intake
+from voicekiln.supervisor.ownership import Ownership
 from voicekiln.supervisor.recovery import clear_litter, recover
 from voicekiln.supervisor.sweeping import Sweeper
 from voicekiln.worker.keeper import Keeper
@@ -34,23 +36,36 @@ LONGEST_NAP_S = 5.0
 
 STOP_HANDS_S = 20.0
 STOP_WORKER_S = 5.0
-"""How long a clean stop waits for a copy that is under way, and for each worker that does not leave at once."""
+RELEASE_S = 5.0
+"""How long a clean stop waits for a copy that is under way, for each worker that does not leave at once, and for the
+share to take the word that the outbox is free."""
 
 
 class Service:
     """See the module."""
 
-    def __init__(self, common: Common, keepers: Sequence[Keeper], notifier: Notifier, machine: Machine = HERE) -> None:
+    def __init__(
+        self,
+        common: Common,
+        keepers: Sequence[Keeper],
+        notifier: Notifier,
+        ownership: Ownership,
+        machine: Machine = HERE,
+    ) -> None:
         """Pick up what a former daemon left; `keepers` are the workers, which share `machine` among them."""
         self.common = common
+        self.ownership = ownership
+        self.adoption = Adoption(common, ownership)
         self.intake = Intake(common, workers=len(keepers))
         self.dispatch = Dispatch(common, keepers, machine)
-        self.post = Post(common)
-        self.sweeper = Sweeper(common)
+        self.post = Post(common, ownership)
+        self.sweeper = Sweeper(common, ownership)
         self._notifier = notifier
+        self.watchless: str | None = None
+        """Why no events are to be had from the inbox although there should be some; for the status."""
         self._said_ready = False
         self._status: str | None = None
-        self._litter = True
+        self._litter: set[str] = set()
         recover(common)
 
     def tick(self, now: Now) -> float:
@@ -59,18 +74,34 @@ class Service:
         The caller calls earlier when something wakes it: an event, a worker's line, hands that have finished.
         """
         self.common.now = now
+        self.common.ledger.pass_time(now.mono, now.wall)
         self.common.hands.collect()
+        self.common.wake()
+        self.ownership.step()
+        due = [self.ownership.due(), self.common.next_try(), now.mono + LONGEST_NAP_S]
+        if self.ownership.waits:
+            self.dispatch.hear()
+        elif self.adoption.under_way and self.ownership.sure:
+            self.dispatch.hear()
+            self.adoption.step()
+        else:
+            due += self._work()
+        self._tell_systemd()
+        due.append(self.dispatch.due())
+        return max(now.mono, min(due))
+
+    def _work(self) -> list[float]:
+        """Do what the owner of the outbox does; return when there is more to do."""
         self.dispatch.step()
         self.intake.step()
-        self.post.step()
-        self._clear_litter()
-        if self.intake.knows:
+        if self.ownership.sure:
+            self.post.step()
+            self._clear_litter()
+        due = [self.intake.due()]
+        if self.intake.knows and self.ownership.sure:
             self.sweeper.step()
-        self._tell_systemd()
-        due = [self.intake.due(), self.dispatch.due(), self.common.next_try(), now.mono + LONGEST_NAP_S]
-        if self.intake.knows:
             due.append(self.sweeper.due())
-        return max(now.mono, min(due))
+        return due
 
     def reload(self, path: Path) -> None:
         """Read the configuration anew; it is taken only if it is right and the folders are the same."""
@@ -99,42 +130,49 @@ class Service:
         finished = self.common.hands.close(STOP_HANDS_S)
         if finished:
             self.common.hands.collect()
+            finished = self.ownership.release(RELEASE_S)
         return finished
 
     def status(self) -> str:
         """Return the state of things in one line."""
         counts = self.common.ledger.counts()
         waiting = sum(counts.get(s, 0) for s in (State.SETTLING, State.INCOMPLETE, State.QUEUED))
-        parts = [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
-        if (stuck := self.common.hands.stuck()) is not None:
-            parts.append(f"still {stuck}")
-        parts += [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
+        parts = [standing] if (standing := self.ownership.told()) else []
+        parts += [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
+        parts += self.troubles()
+        parts += [f"looking without events: {self.watchless}"] if self.watchless else []
         parts += [  # last, because it is many with many workers, and systemd shows so much of a line and no more
             f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
         ]
         return ", ".join(parts)
 
+    def troubles(self) -> list[str]:
+        """Return what keeps the work from going on that somebody should see to."""
+        stuck = self.common.hands.stuck()
+        found = [f"still {stuck}"] if stuck is not None else []
+        return found + [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
+
     def _clear_litter(self) -> None:
-        """Once, as soon as the outbox is there."""
-        if not self._litter or "outbox" in self.common.away:
+        """Once for each ledger whose daemon left something, as soon as the outbox is there."""
+        instances = self.ownership.former - self._litter
+        if not instances:
             return
-        self._litter = False
-        instance = self.common.ledger.instance
+        self._litter |= instances
 
         def failed(error: Exception) -> None:
-            self._litter = True
+            self._litter -= instances
             self.common.heard(error)
 
         self.common.hands.do(
             "clearing up in the outbox",
-            lambda: clear_litter(self.common, instance),
+            lambda: clear_litter(self.common, instances),
             lambda count: self.common.log.info("litter.removed", files=count) if count else None,
             failed,
         )
 
     def _tell_systemd(self) -> None:
         status = self.status()
-        if not self._said_ready and (self.intake.knows or self.common.away):
+        if not self._said_ready and (self.intake.knows or self.common.away or self.ownership.told()):
             self._said_ready = True
             self._notifier.ready()
             self.common.log.info("service.ready", status=status, workers=len(self.dispatch.benches))
@@ -142,6 +180,7 @@ class Service:
             self._status = status
             self._notifier.status(status)
             self.common.ledger.set_fact("status", status)
+            self.common.ledger.set_fact(TROUBLE, "; ".join(self.troubles()) or None)
         self._notifier.watchdog(self.common.now.mono)
 
 

@@ -65,6 +65,7 @@ def names(outbox: Path) -> set[str]:
     return {path.name for path in (outbox / "sub").iterdir()} if (outbox / "sub").exists() else set()
 
 
+@pytest.mark.requirement(17)
 def test_files_lie_under_their_names_with_the_rights_asked_for(outbox: Path, deliver: Callable[..., Delivery]) -> None:
     """Content, mode of file and of the new folder, and what is returned all agree."""
     old = os.umask(0o077)
@@ -79,6 +80,7 @@ def test_files_lie_under_their_names_with_the_rights_asked_for(outbox: Path, del
     assert names(outbox) == {"voice.onnx", "voice.json"}
 
 
+@pytest.mark.requirement(17)
 def test_a_share_that_sets_the_rights_itself_is_no_failure(
     outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -93,6 +95,7 @@ def test_a_share_that_sets_the_rights_itself_is_no_failure(
     assert names(outbox) == {"voice.onnx", "voice.json"}
 
 
+@pytest.mark.requirement(5)
 def test_at_every_step_a_sidecar_tells_the_truth(outbox: Path, deliver: Callable[..., Delivery]) -> None:
     """Replacing a result, a reader at any step finds whole files, and a sidecar only beside the ONNX it describes."""
     first = deliver(b"old")
@@ -111,8 +114,36 @@ def test_at_every_step_a_sidecar_tells_the_truth(outbox: Path, deliver: Callable
         publish(outbox, deliver(b"new", voice__onnx=b"old", voice__json=sidecar_for(b"old")), RIGHTS)
     finally:
         steps.on_passed = before
-    assert seen == [Step.TEMP_WRITTEN, Step.OLD_SIDECAR_GONE, Step.ONNX_RENAMED, Step.SIDECAR_RENAMED]
+    written = [Step.TEMP_WRITTEN] * 2
+    assert seen == [*written, Step.OLD_SIDECAR_GONE, Step.ONNX_RENAMED, Step.SIDECAR_RENAMED]
     assert (outbox / ONNX).read_bytes() == b"new"
+
+
+@pytest.mark.requirement(5)
+def test_bytes_are_on_the_disk_before_they_have_a_name(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is synced before any is renamed, the folder before the sidecar comes and after it."""
+    calls: list[str] = []
+    sync, rename = os.fsync, os.rename
+
+    def synced(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        calls.append("sync folder" if path.is_dir() else f"sync {path.name.removeprefix('.~').partition('.feed')[0]}")
+        sync(file)
+
+    def renamed(old: str, new: str, *, src_dir_fd: int, dst_dir_fd: int) -> None:
+        calls.append(f"rename {new}")
+        rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+    (outbox / "sub").mkdir()
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "rename", renamed)
+    publish(outbox, deliver(b"new"), RIGHTS)
+    assert calls == [
+        *("sync voice.onnx", "sync voice.json", "rename voice.onnx", "sync folder"),
+        *("rename voice.json", "sync folder"),
+    ]
 
 
 @pytest.mark.parametrize("step", [Step.TEMP_WRITTEN, Step.OLD_SIDECAR_GONE, Step.ONNX_RENAMED])

@@ -13,8 +13,8 @@ import contextlib
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -23,10 +23,11 @@ from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sha256_
 from voicekiln.folders.inbox import MAX_DEPTH
 from voicekiln.folders.names import shown, temp_name, temp_token
 from voicekiln.folders.voices import Kind, Published
+from voicekiln.job import FileStamp
 from voicekiln.steps import Step, passed
 
 _CHUNK = 4 << 20
-_MAX_SIDECAR = 1 << 20
+MAX_SIDECAR = 1 << 20
 """Bytes. A longer file is no sidecar of ours."""
 
 
@@ -73,8 +74,12 @@ class Delivery:
     """Marks the temporary files; letters and digits."""
 
 
-def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published, ...]:
+def publish(
+    outbox: Path, delivery: Delivery, rights: Rights, still: Callable[[], None] = lambda: None
+) -> tuple[Published, ...]:
     """Put the pieces into the outbox and return what lies there now.
+
+    `still` is called when all is ready to be shown, and raises if it may not be any more.
 
     After any failure the temporary files are gone. Files under final names are then either the older ones, or
     newer ONNX files without a sidecar; calling again with the same delivery finishes the work.
@@ -93,12 +98,13 @@ def publish(outbox: Path, delivery: Delivery, rights: Rights) -> tuple[Published
             for piece in delivery.pieces:
                 temp = temp_name(piece.path.name, delivery.token, os.fpathconf(folder, "PC_NAME_MAX"))
                 temps.append((temp, piece, _write(folder, temp, piece, rights)))
-            passed(Step.TEMP_WRITTEN)
+                passed(Step.TEMP_WRITTEN)
+            still()
             _switch(folder, temps, delivery)
         finally:
             for temp, _, _ in temps:
                 _unlink(folder, temp)
-        return tuple(published for _, _, published in temps)
+        return tuple(_stamped(folder, published) for _, _, published in temps)
 
 
 def intact(outbox: Path, files: Sequence[Published]) -> bool:
@@ -114,22 +120,24 @@ def intact(outbox: Path, files: Sequence[Published]) -> bool:
     return bool(files)
 
 
-def clear_temps(outbox: Path, instance: str) -> int:
-    """Remove the temporary files whose token begins with `instance`, in the whole outbox; return how many.
+def clear_temps(outbox: Path, instances: Collection[str]) -> int:
+    """Remove the temporary files whose token begins with one of `instances`, in the whole outbox; return how many.
 
     Called while nothing is being published: whatever bears our mark then is left from a crash. Folders that cannot
     be read are passed over.
     """
+    marks = tuple(instances)
     count = 0
     for top, folders, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
         if len(Path(top).relative_to(outbox).parts) > MAX_DEPTH:  # nothing of ours lies deeper
             folders.clear()
         for name in names:
             token = temp_token(name)
-            if token is not None and token.startswith(instance):
+            if token is not None and token.startswith(marks):
                 with contextlib.suppress(OSError):  # a folder that may not be written any more
                     _unlink(folder, name)
                     count += 1
+                    passed(Step.LITTER_REMOVED)
     return count
 
 
@@ -156,6 +164,7 @@ def _make_folder(parent: int, name: str, rights: Rights) -> None:
     finally:
         os.close(made)
     sync_folder(parent)
+    passed(Step.FOLDER_MADE)
 
 
 def _give(file: int, mode: int, gid: int | None) -> None:
@@ -183,6 +192,7 @@ def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
                 rest = rest[os.write(out, rest) :]
         _give(out, rights.mode, rights.gid)
         os.fsync(out)
+        stamp = FileStamp.of(os.fstat(out))
     except BaseException:
         os.close(out)
         _unlink(folder, temp)
@@ -191,7 +201,16 @@ def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
     if piece.source is not None and digest.hexdigest() != piece.sha256:
         _unlink(folder, temp)
         raise StagingLostError(f"{piece.source.name} has changed since it was verified")
-    return Published(piece.path, piece.kind, digest.hexdigest(), size)
+    return Published(piece.path, piece.kind, digest.hexdigest(), size, stamp)
+
+
+def _stamped(folder: int, file: Published) -> Published:
+    """Return the file with the stamp that it has under its final name; a rename changes the ctime and nothing else."""
+    with contextlib.suppress(OSError):
+        found = FileStamp.of(os.stat(file.path.name, dir_fd=folder, follow_symlinks=False))
+        if file.stamp is not None and replace(file.stamp, ctime_ns=found.ctime_ns) == found:
+            return replace(file, stamp=found)
+    return replace(file, stamp=None)  # whoever was so quick, or a share that made up the inode
 
 
 def _chunks(piece: Piece) -> Iterator[bytes]:
@@ -215,13 +234,14 @@ def _switch(folder: int, temps: Sequence[tuple[str, Piece, Published]], delivery
     if len(delivery.pieces) > 1:
         _unlink(folder, last)
         passed(Step.OLD_SIDECAR_GONE)
-    for number, (temp, piece, _) in enumerate(temps):
+    for temp, piece, _ in temps:
         if piece.path.name == last:
             for path in delivery.stale:
                 _remove_own(folder, path, delivery)
+                passed(Step.STALE_REMOVED)
             sync_folder(folder)
         os.rename(temp, piece.path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        if number == 0 and len(temps) > 1:
+        if piece.path.name != last:
             passed(Step.ONNX_RENAMED)
     sync_folder(folder)
     passed(Step.SIDECAR_RENAMED)
@@ -251,7 +271,7 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
     last = delivery.pieces[-1]
     try:
         with open_plain(folder, last.path.name) as file:
-            text = file.read(_MAX_SIDECAR)
+            text = file.read(MAX_SIDECAR)
         body = json.loads(text)
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return {}

@@ -7,6 +7,7 @@ Whatever in them comes from the file or its name has been made plain before it g
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +18,7 @@ from voicekiln import __version__
 from voicekiln.errors import Refusal
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import Piece
-from voicekiln.job import Conversion, Recipe
+from voicekiln.job import Conversion, OnnxFile, Recipe
 
 SCHEMA = 1
 """Version of both layouts; raised when a field is removed or changes its meaning."""
@@ -34,6 +35,22 @@ class Origin:
     bytes: int
     first_seen: float
     """Wall-clock seconds."""
+    ledger: str | None = None
+    """`Ledger.instance` of the daemon that publishes it; None for the command `convert`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a sidecar of a daemon's says, as far as a daemon needs it that did not write it."""
+
+    relpath: PurePosixPath
+    """Of the source, below the inbox."""
+    sha256: str
+    """Of the source."""
+    recipe: Recipe
+    conversion: Conversion
+    files: tuple[tuple[str, OnnxFile], ...]
+    """Names in the outbox, each with what it is."""
 
 
 def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from these six
@@ -62,6 +79,37 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
     return [*pieces, Piece(_beside(base, ".json"), "sidecar", text=_json(body))]
 
 
+def read(text: bytes) -> Told | None:
+    """Return what `result` wrote for a daemon; None for anything else, whoever wrote it.
+
+    Whoever may write to the outbox may write such a file, so nothing in it is believed that could lead out of the
+    folder that it lies in.
+    """
+    try:
+        body = json.loads(text)
+        made_by, source = body["made_by"], body["source"]
+        relpath = PurePosixPath(source["path"])
+        is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str)
+        is_below = relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts
+        if not (is_daemons and is_below and body["schema"] == SCHEMA and _is_sha256(source["sha256"])):
+            return None
+        raw = [facts | {"name": f"{facts['precision']}.onnx"} for facts in body["onnx"]]
+        conversion = Conversion.from_dict(body | {"files": raw})
+        names = [facts["name"] for facts in body["onnx"]]
+        if not all(isinstance(name, str) and PurePosixPath(name).name == name for name in names):
+            return None
+        recipe = Recipe(**(body["recipe"] | {"precisions": tuple(body["recipe"]["precisions"])}))
+        files = tuple(zip(names, conversion.files, strict=True))
+        return Told(relpath, source["sha256"], recipe, conversion, files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+
+
+def _is_sha256(value: object) -> bool:
+    """Say whether this is a hash as we write it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
 def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float) -> Piece:
     """Return the file that tells a person what is wrong, why, and what to do."""
     body = _frame(origin, at) | {"code": why.code, "message": why.text, "hint": why.advice}
@@ -77,7 +125,7 @@ def _frame(origin: Origin, at: float) -> dict[str, Any]:
     """Return what both kinds of file have in common."""
     return {
         "schema": SCHEMA,
-        "made_by": {"name": "voicekiln", "version": __version__},
+        "made_by": {"name": "voicekiln", "version": __version__, "ledger": origin.ledger},
         "source": {
             "name": shown(PurePosixPath(origin.relpath.name)),
             "path": shown(origin.relpath),

@@ -51,18 +51,21 @@ class Watch:
 
     def __init__(self, root: Path, wake: Callable[[], None]) -> None:
         """`wake` is called on a thread of watchdog's, often, and has to return at once."""
-        # A root that is a link would be watched as a link.
-        self._root = Path(os.path.realpath(root))
+        self._root = root
         self._wake = wake
         self._observer: InotifyObserver | None = None
         self.problem: str | None = None
         """Why the watch could not be set up, in words."""
 
     def start(self) -> None:
-        """Begin to watch; if that fails, `healthy` is False and `problem` says why. Call it before a full scan."""
+        """Begin to watch; if that fails, `healthy` is False and `problem` says why. Call it before a full scan.
+
+        It walks through all folders, so on a share it may take as long as a scan.
+        """
         try:
             self._observer = InotifyObserver(timeout=0.5)
-            self._observer.schedule(_Wake(self._wake), self._root, recursive=True, event_filter=_EVENTS)
+            root = Path(os.path.realpath(self._root))  # one that is a link would be watched as a link
+            self._observer.schedule(_Wake(self._wake), root, recursive=True, event_filter=_EVENTS)
             self._observer.start()
         except OSError as error:
             self.problem = error.strerror or str(error)
@@ -83,12 +86,18 @@ class Watch:
         `folders` is how many there are (`Snapshot.folders`): if fewer are watched, the system's limit was reached or
         the root was unmounted.
         """
+        return self.alive() and self.watched() >= folders
+
+    def alive(self) -> bool:
+        """Return whether all threads of watchdog's live; each of them can end without a word."""
         observer = self._observer
-        if observer is None:
+        if observer is None or not observer.emitters:
             return False
-        reader = observer._inotify_fd  # noqa: SLF001 - watchdog tells nobody when its reader dies or lacks watches
-        threads = (observer, reader, *observer.emitters)
-        return bool(observer.emitters) and all(t.is_alive() for t in threads) and len(reader._watch_for_wd) >= folders  # noqa: SLF001 - as above
+        return all(t.is_alive() for t in (observer, observer._inotify_fd, *observer.emitters))  # noqa: SLF001 - watchdog tells nobody
+
+    def watched(self) -> int:
+        """Return how many folders are watched; watchdog says nothing when the system allows no more."""
+        return len(self._observer._inotify_fd._watch_for_wd) if self._observer else 0  # noqa: SLF001 - as above
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path, PurePosixPath
 
@@ -22,6 +22,7 @@ from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.ownership import Ownership
 
 ITS_OWN = {
     *(errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EISDIR, errno.ENOTDIR, errno.EINVAL, errno.EILSEQ),
@@ -33,8 +34,9 @@ ITS_OWN = {
 class Post:
     """Publishes endings, one at a time."""
 
-    def __init__(self, common: Common) -> None:
+    def __init__(self, common: Common, ownership: Ownership) -> None:
         self._common = common
+        self._must_be_sure = ownership.must_be_sure
         self._under_way = False
 
     def step(self) -> None:
@@ -61,7 +63,7 @@ class Post:
         self._under_way = True
         common.hands.do(
             f"publishing {shown(voice.relpath)}",
-            lambda: _publish(common, delivery),
+            lambda: _publish(common, delivery, self._must_be_sure),
             lambda files: self._published(voice, files, delivery),
             lambda error: self._failed(voice, error),
         )
@@ -80,10 +82,14 @@ class Post:
 
     def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
         sources, recipe = self._sources(voice, conversion), voice.taken or self._common.recipe(voice)
-        return sidecar.result(_origin(voice), conversion, recipe, base, sources, self._common.now.wall)
+        return sidecar.result(self._origin(voice), conversion, recipe, base, sources, self._common.now.wall)
 
     def _refusal(self, voice: Voice, refusal: Refusal, base: PurePosixPath) -> Piece:
-        return sidecar.refusal(_origin(voice), refusal, base, self._common.now.wall)
+        return sidecar.refusal(self._origin(voice), refusal, base, self._common.now.wall)
+
+    def _origin(self, voice: Voice) -> sidecar.Origin:
+        instance = self._common.ledger.instance
+        return sidecar.Origin(voice.relpath, voice.sha256, voice.stamp.size, voice.first_seen, instance)
 
     def _sources(self, voice: Voice, conversion: Conversion) -> dict[str, Path]:
         """Return where the bytes lie, by hash: in staging, or among the published results of a twin."""
@@ -147,12 +153,14 @@ class Post:
 
         def told(files: tuple[Published, ...]) -> None:
             self._under_way = False
-            common.ledger.also_published(voice.id, files, common.now.wall)
+            common.ledger.also_published(voice.id, files)
 
         def not_told(_: Exception) -> None:
             self._under_way = False  # that name is taken as well; the status says why the voice waits
 
-        common.hands.do(f"publishing {shown(voice.relpath)}", lambda: _publish(common, delivery), told, not_told)
+        common.hands.do(
+            f"publishing {shown(voice.relpath)}", lambda: _publish(common, delivery, self._must_be_sure), told, not_told
+        )
 
     def _tell(self, voice: Voice, files: tuple[Published, ...]) -> None:
         """Write the canonical line of a job."""
@@ -181,15 +189,12 @@ def _snr_db(file: OnnxFile) -> float | None:
     return min((round(found.snr_db, 1) for found in file.fidelity), default=None)
 
 
-def _publish(common: Common, delivery: Delivery) -> tuple[Published, ...]:
+def _publish(common: Common, delivery: Delivery, must_be_sure: Callable[[], None]) -> tuple[Published, ...]:
     settings = common.settings.publish
     common.homes.check("outbox")
     try:
         rights = Rights(settings.mode, settings.folder_mode, settings.gid)
     except KeyError as error:
         raise OSError(f"there is no group {settings.group} any more") from error
-    return publish(common.settings.outbox, delivery, rights)
-
-
-def _origin(voice: Voice) -> sidecar.Origin:
-    return sidecar.Origin(voice.relpath, voice.sha256, voice.stamp.size, voice.first_seen)
+    must_be_sure()
+    return publish(common.settings.outbox, delivery, rights, must_be_sure)

@@ -51,11 +51,15 @@ class Dispatch:
         self.benches = [Bench(keeper) for keeper in keepers]
         self._greeted: set[str] = set()
 
-    def step(self) -> None:
-        """Take what the workers said, then give out work."""
+    def hear(self) -> None:
+        """Take what the workers said."""
         for bench in self.benches:
             for event in bench.keeper.poll(self._common.now.mono):
                 self._hear(bench, event)
+
+    def step(self) -> None:
+        """Take what the workers said, then give out work."""
+        self.hear()
         if any(_is_idle(bench) for bench in self.benches):
             self._give_out()
 

@@ -9,6 +9,7 @@ spool at once, so that a full inbox never fills the local disk.
 from __future__ import annotations
 
 import errno
+import secrets
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.voices import AT_REST, REPLACEABLE, Known, Published, State, Voice
 from voicekiln.folders.watch import FileSystem
-from voicekiln.job import FileStamp, Refused
+from voicekiln.job import NOT_READ, FileStamp, Refused
 from voicekiln.settings import Settings
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
@@ -57,8 +58,8 @@ ROOM = 5
 LEAST_BETWEEN_SCANS_S = 0.5
 """However many events come, the share is not walked more often."""
 
-NOT_READ = FileStamp(0, 0, 0, 0)
-"""The stamp of what is refused by its name or kind alone, without a look at its content."""
+CROWD = 100
+"""So many new files in one look are told in one line; each of them has lines of its own later."""
 
 EXPECTED = (ConfigError, OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
 """What work on a share may raise; anything else is a defect."""
@@ -92,14 +93,15 @@ class Intake:
         self.every_s = common.settings.scan.poll
         """The longest time between two scans; longer where events can be had."""
         self._settler = Settler(common.settings.settle.quiet)
-        self._later: dict[PurePosixPath, float] = {}
+        self._later: dict[PurePosixPath, tuple[float, int]] = {}
+        """Until when a voice is let alone, and its number."""
+        self._next_later = float("inf")
         self._unreadable: set[PurePosixPath] = set()
         self._scanning = False
         self._taking: str | None = None
         """The job whose copy is under way."""
         self._due = float("-inf")
         self._last = float("-inf")
-        self._count = 0
         self.folders = 1
         """In the inbox, itself included, at the last scan."""
         self.system: FileSystem | None = None
@@ -127,8 +129,7 @@ class Intake:
         if self._scanning:
             return float("inf")
         settled = self._settler.next_due()
-        reasons = (self._due, *self._later.values(), float("inf") if settled is None else settled)
-        return max(min(reasons), self.earliest)
+        return max(min(self._due, self._next_later, float("inf") if settled is None else settled), self.earliest)
 
     @property
     def earliest(self) -> float:
@@ -141,7 +142,12 @@ class Intake:
         self._scanning = True
         self._last = began = self._common.now.mono
         self._due = began + self.every_s
-        self._later = {relpath: due for relpath, due in self._later.items() if due > began}
+        if self._next_later <= began:
+            over = {relpath: voice for relpath, (due, voice) in self._later.items() if due <= began}
+            self._common.ledger.due_again(over.values())
+            for relpath in over:
+                del self._later[relpath]
+            self._next_later = min((due for due, _ in self._later.values()), default=float("inf"))
         settings = self._common.settings
         self._common.hands.do(
             "looking through the inbox",
@@ -194,8 +200,11 @@ class Intake:
             elif old.state not in AT_REST:
                 waiting[relpath] = stamp
         changed += [(relpath, stamp, None) for relpath, stamp in seen.items()]
+        crowd = len(changed) > CROWD
+        if crowd:
+            self._common.log.info("files.seen", count=len(changed))
         for relpath, stamp, before in changed:
-            voice = self._sight(relpath, stamp, before)
+            voice = self._sight(relpath, stamp, before, tell=not crowd)
             waiting[relpath] = stamp
             if relpath in refused:
                 self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
@@ -203,7 +212,7 @@ class Intake:
             self._common.ledger.vanished(number)
         return {relpath: stamp for relpath, stamp in waiting.items() if relpath not in refused}
 
-    def _sight(self, relpath: PurePosixPath, stamp: FileStamp, old: Known | None) -> Voice:
+    def _sight(self, relpath: PurePosixPath, stamp: FileStamp, old: Known | None, *, tell: bool) -> Voice:
         if old is not None:
             self._common.clear_job(old.job)
         recipe = recipe_of(relpath, self._common.settings.recipes, "default")
@@ -211,8 +220,9 @@ class Intake:
         passed(Step.SEEN)
         self._common.went_well(voice.id)
         self._later.pop(relpath, None)
-        tell = self._common.log.info if old is None else self._common.log.debug  # a growing file is seen every second
-        tell("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
+        told = tell and old is None  # a growing file is seen every second
+        say = self._common.log.info if told else self._common.log.debug
+        say("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
         return voice
 
     # --- taking --------------------------------------------------------------------------------------------------
@@ -248,8 +258,8 @@ class Intake:
 
     def _take(self, voice: Voice) -> None:
         common, settings = self._common, self._common.settings
-        self._count += 1
-        job = f"{common.ledger.instance}t{int(common.now.wall):x}n{self._count:x}"
+        # Not by the clock: one that is set back would give a second voice the name of a copy that still waits.
+        job = f"{common.ledger.instance}{secrets.token_hex(6)}"
         self._taking = job
         unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
         results = [file for _, file in common.ledger.files(voice.id)]
@@ -311,7 +321,8 @@ class Intake:
         """Let the file alone until it has been quiet for `quiet_s`; a change begins everything anew."""
         due = self._settler.due(voice.relpath, quiet_s)
         if due is not None:
-            self._later[voice.relpath] = due
+            self._later[voice.relpath] = due, voice.id
+            self._next_later = min(self._next_later, due)
             left_s = due - self._common.now.mono
             self._common.ledger.wait(voice.id, state, why, self._common.now.wall + left_s)
             self._common.log.info("file.waits", file=shown(voice.relpath), reason=why, seconds=round(left_s))
@@ -349,7 +360,6 @@ def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], 
         inodes=inodes,
         unproven_ok=unproven_ok,
     )
-    passed(Step.COPIED)
     return Taken(spooled, there)
 
 

@@ -7,6 +7,7 @@ folders in staging, temporary files in the outbox that bear our mark - is litter
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 
 from voicekiln.errors import WorkerLost
 from voicekiln.folders.outbox import clear_temps
@@ -46,12 +47,12 @@ def _resume(common: Common, voice: Voice) -> None:
             common.put_off(voice.id)
 
 
-def clear_litter(common: Common, instance: str) -> int:
-    """Remove from the outbox what a killed daemon of this ledger left there; return how many files. For the hands.
+def clear_litter(common: Common, instances: Collection[str]) -> int:
+    """Remove from the outbox what killed daemons of these ledgers left there; return how many files. For the hands.
 
     Raises:
         AwayError: if the outbox is away.
         OSError: if a file cannot be removed.
     """
     common.homes.check("outbox")
-    return clear_temps(common.settings.outbox, instance)
+    return clear_temps(common.settings.outbox, instances)

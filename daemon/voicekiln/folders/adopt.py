@@ -1,0 +1,93 @@
+"""What lies in an outbox by its sidecars, for a daemon whose ledger does not know it.
+
+After another daemon has worked there, or when the ledger was lost, the sidecars say which content was converted by
+which recipe into which files. What they say is checked against names and sizes here; the bytes are compared with the
+hashes when it matters, before a voice counts as converted and before a file is swept. Refusals are ours to sweep, but
+say too little to be believed: what was refused is judged anew.
+
+Accepted: whoever may write to the outbox may write a sidecar, and so let files of his own be swept one day.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+
+from voicekiln.folders.files import open_plain
+from voicekiln.folders.inbox import MAX_DEPTH
+from voicekiln.folders.names import reserved
+from voicekiln.folders.outbox import MAX_SIDECAR
+from voicekiln.folders.sidecar import read
+from voicekiln.folders.voices import Found, Published
+from voicekiln.job import Converted
+
+RESULT = ".json"
+REFUSAL = ".error.json"
+
+
+def found_in(outbox: Path) -> Iterator[Found]:
+    """Give what sidecars and refusals in the outbox tell of; folders that cannot be read are passed over.
+
+    For the hands: it reads every sidecar, and goes on between two calls of `next`.
+    """
+    for top, folders, names, folder in os.fwalk(outbox, follow_symlinks=False):
+        where = PurePosixPath(Path(top).relative_to(outbox))
+        if len(where.parts) > MAX_DEPTH:  # nothing of ours lies deeper
+            folders.clear()
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            if name.endswith(RESULT) and (found := _read(folder, where / name)) is not None:
+                yield found
+
+
+def _read(folder: int, path: PurePosixPath) -> Found | None:
+    try:
+        with open_plain(folder, path.name) as file:
+            text = file.read(MAX_SIDECAR)
+    except OSError:
+        return None
+    if path.name.endswith(REFUSAL):
+        return _refusal(path, text)
+    told = read(text)
+    base = path.with_name(path.name.removesuffix(RESULT))
+    if told is None or not _is_of(told.relpath, path):
+        return None
+    files = [Published(path, "sidecar", *_identity(text))]
+    for name, onnx in told.files:
+        if name not in reserved(base.name) or _size(folder, name) != onnx.bytes:
+            return None
+        files.append(Published(path.with_name(name), "onnx", onnx.sha256, onnx.bytes))
+    return Found(told.relpath, base, tuple(files), told.sha256, told.recipe, Converted(told.conversion))
+
+
+def _refusal(path: PurePosixPath, text: bytes) -> Found | None:
+    try:
+        body = json.loads(text)
+        relpath = PurePosixPath(body["source"]["path"])
+        ours = body["made_by"]["name"] == "voicekiln" and isinstance(body["made_by"]["ledger"], str) and body["code"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    if not ours or not _is_of(relpath, path):
+        return None
+    base = path.with_name(path.name.removesuffix(REFUSAL))
+    return Found(relpath, base, (Published(path, "refusal", *_identity(text)),), None, None, None)
+
+
+def _is_of(relpath: PurePosixPath, path: PurePosixPath) -> bool:
+    """Say whether a source is told of where its results lie, by its true name: an odd one is not written in full."""
+    told = str(relpath)
+    return relpath.parent == path.parent and "\N{REPLACEMENT CHARACTER}" not in told and "\\x" not in told
+
+
+def _identity(text: bytes) -> tuple[str, int]:
+    return hashlib.sha256(text).hexdigest(), len(text)
+
+
+def _size(folder: int, name: str) -> int | None:
+    try:
+        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+    except OSError:
+        return None

@@ -1,0 +1,146 @@
+"""What sidecars in an outbox tell a daemon that did not write them, and what is not believed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kiln import Kiln
+from voicekiln.folders.adopt import found_in
+from voicekiln.folders.voices import Found
+
+Body = dict[str, Any]
+
+
+@pytest.fixture
+def outbox(tmp_path: Path) -> Path:
+    """Return an outbox with a result in two precisions and a refusal."""
+    kiln = Kiln(tmp_path)
+    kiln.drop("both/deep/a.pth")
+    kiln.drop("bad.pth", b"nothing of the kind")
+    (kiln.inbox / "link.pth").symlink_to("bad.pth")
+    kiln.run(90)
+    kiln.close()
+    assert kiln.results() >= {"both/deep/a.json", "link.error.json"}
+    return kiln.outbox
+
+
+def results(outbox: Path) -> list[Found]:
+    return [found for found in found_in(outbox) if found.ending is not None]
+
+
+def test_a_result_is_told_of_with_all_its_files(outbox: Path) -> None:
+    """Source, recipe, names, hashes and sizes, as they were published."""
+    [found] = [found for found in results(outbox) if "a.pth" in str(found.relpath)]
+    assert (str(found.relpath), str(found.base)) == ("both/deep/a.pth", "both/deep/a")
+    assert {(file.path.name, file.kind) for file in found.files} == {
+        ("a.onnx", "onnx"),
+        ("a.fp16.onnx", "onnx"),
+        ("a.json", "sidecar"),
+    }
+    assert all((outbox / file.path).stat().st_size == file.bytes for file in found.files)
+    assert found.recipe is not None
+    assert found.recipe.precisions == ("fp32", "fp16")
+
+
+def test_a_refusal_is_ours_but_proves_nothing(outbox: Path) -> None:
+    """It can be swept; the source is judged anew."""
+    [found] = [found for found in found_in(outbox) if "link" in str(found.relpath)]
+    assert (found.ending, found.sha256, [file.kind for file in found.files]) == (None, None, ["refusal"])
+
+
+def elsewhere(body: Body) -> None:
+    body["source"]["path"] = "both/a.pth"
+
+
+def outside(body: Body) -> None:
+    body["source"]["path"] = "../both/deep/a.pth"
+
+
+def a_command(body: Body) -> None:
+    body["made_by"]["ledger"] = None
+
+
+def older(body: Body) -> None:
+    del body["made_by"]["ledger"]
+
+
+def another_tool(body: Body) -> None:
+    body["made_by"]["name"] = "another"
+
+
+def a_strangers_file(body: Body) -> None:
+    body["onnx"][0]["name"] = "precious.onnx"
+
+
+def a_way_out(body: Body) -> None:
+    body["onnx"][0]["name"] = "../../a.onnx"
+
+
+def another_size(body: Body) -> None:
+    body["onnx"][0]["bytes"] += 1
+
+
+def no_hash(body: Body) -> None:
+    body["source"]["sha256"] = "0" * 63
+
+
+def unfaithful(body: Body) -> None:
+    body["onnx"][0]["fidelity"][0]["snr_db"] = 3
+
+
+def an_unknown_field(body: Body) -> None:
+    body["recipe"]["colour"] = "red"
+
+
+def nested(body: Body) -> None:
+    body["model"] = 3
+
+
+def newer_layout(body: Body) -> None:
+    body["schema"] = 2
+
+
+def odd_path(body: Body) -> None:
+    body["source"]["path"] = "both/deep/\ufffda.pth"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        *(elsewhere, outside, a_command, older, another_tool, a_strangers_file, a_way_out, another_size, no_hash),
+        *(unfaithful, an_unknown_field, nested, newer_layout, odd_path),
+    ],
+)
+@pytest.mark.requirement(6)
+def test_what_does_not_fit_is_not_believed(outbox: Path, change: Callable[[Body], None]) -> None:
+    """Nothing of it becomes ours, so nothing of it is ever swept."""
+    sidecar = outbox / "both/deep/a.json"
+    body = json.loads(sidecar.read_text())
+    before = len(results(outbox))
+    change(body)
+    sidecar.write_text(json.dumps(body))
+    assert len(results(outbox)) == before - 1
+
+
+@pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'"x"', b"\xff", b"[" * 100_000, b'{"made_by": []}'])
+def test_a_strangers_json_is_passed_over(outbox: Path, text: bytes) -> None:
+    """Whatever it holds."""
+    before = len(list(found_in(outbox)))
+    (outbox / "own.json").write_bytes(text)
+    (outbox / "own.error.json").write_bytes(text)
+    assert len(list(found_in(outbox))) == before
+
+
+def test_links_and_hidden_folders_are_not_entered(outbox: Path) -> None:
+    """A link to a sidecar, a link to a folder, a recycle bin of a sync tool."""
+    before = len(list(found_in(outbox)))
+    (outbox / "linked.json").symlink_to(outbox / "both/deep/a.json")
+    (outbox / "elsewhere").symlink_to(outbox / "both")
+    hidden = outbox / ".stversions"
+    (outbox / "both").rename(hidden)
+    assert len(list(found_in(outbox))) == before - 1

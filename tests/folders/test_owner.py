@@ -1,0 +1,207 @@
+"""The owner marker: who may write to an outbox, found out without comparing the clocks of hosts."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from voicekiln.errors import ShareAwayError
+from voicekiln.folders.owner import BEAT_S, MARKER, QUESTION, STALE_S, SURE_S, Marker, Tenancy
+
+
+class Host:
+    """A daemon's side of the marker, with a clock of its own that a test sets."""
+
+    def __init__(self, outbox: Path, name: str, *, run: int = 1, ledger: str | None = None) -> None:
+        self.now = 1000.0 * len(name)  # no two hosts agree on the time
+        self.tenancy = Tenancy(outbox, Marker(f"{name}-{run}", ledger or name, name, 0), lambda: self.now)
+
+    def look(self, after: float = 0.0) -> str:
+        self.now += after
+        look = self.tenancy.look()
+        return look.standing
+
+    def looks(self, seconds: float) -> list[str]:
+        return [self.look(BEAT_S) for _ in range(int(seconds / BEAT_S))]
+
+
+@pytest.mark.requirement(13)
+def test_the_first_one_is_the_owner_at_once(tmp_path: Path) -> None:
+    """A lone daemon waits for nobody, and stays the owner."""
+    a = Host(tmp_path, "a")
+    assert a.look() == "owner"
+    assert set(a.looks(60)) == {"owner"}
+
+
+@pytest.mark.requirement(13)
+def test_a_second_one_stands_by_while_the_counter_moves(tmp_path: Path) -> None:
+    """However long: the counter alone counts, not how old the file is."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    for _ in range(50):
+        assert b.look(BEAT_S) == "spare"
+        os.utime(tmp_path / MARKER, (0, 0))
+        assert a.look(BEAT_S) == "owner"
+
+
+def test_nothing_is_written_while_nobody_asks(tmp_path: Path) -> None:
+    """A disk may sleep, and a sync tool has nothing to do; a question is answered at the next look and taken away."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    before = (tmp_path / MARKER).stat()
+    a.looks(600)
+    after = (tmp_path / MARKER).stat()
+    assert (before.st_mtime_ns, before.st_ctime_ns) == (after.st_mtime_ns, after.st_ctime_ns)
+    b.look()
+    assert (tmp_path / QUESTION).exists()
+    a.look()
+    assert not (tmp_path / QUESTION).exists()
+    assert json.loads((tmp_path / MARKER).read_text())["beat"] == 1
+
+
+def test_silence_on_a_question_that_could_not_be_asked_says_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a full disk no file can be made: the owner was never asked, so nobody takes over."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    b.looks(STALE_S - BEAT_S)
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("voicekiln.folders.owner._ask", full)
+    for _ in range(20):
+        with pytest.raises(OSError, match="No space"):
+            b.look(BEAT_S)
+    monkeypatch.undo()
+    assert set(b.looks(STALE_S)) == {"spare"}
+    assert b.look(BEAT_S) == "claiming"
+
+
+def test_a_question_that_cannot_be_taken_away_is_answered(tmp_path: Path) -> None:
+    """Somebody's folder of that name: the owner answers at each look, and stays the owner."""
+    (tmp_path / QUESTION).mkdir()
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    for _ in range(20):
+        assert (a.look(BEAT_S), b.look(BEAT_S)) == ("owner", "spare")
+
+
+@pytest.mark.requirement(13)
+def test_the_spare_takes_over_when_the_counter_stands_still(tmp_path: Path) -> None:
+    """Not before the stale time, and only after its own claim has survived two looks."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    assert set(b.looks(STALE_S)) == {"spare"}
+    assert b.looks(3 * BEAT_S) == ["claiming", "claiming", "owner"]
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+@pytest.mark.requirement(13)
+def test_an_owner_that_was_paused_finds_itself_replaced(tmp_path: Path) -> None:
+    """By its own clock it was sure for a part of that time only, and then it stands by."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    sure_until = a.tenancy.look().sure_until
+    assert sure_until == a.now + SURE_S < a.now + STALE_S
+    b.looks(STALE_S + 4 * BEAT_S)
+    assert a.look(600) == "spare"
+    assert b.look(BEAT_S) == "owner"
+
+
+@pytest.mark.requirement(13)
+def test_of_two_that_claim_at_once_one_becomes_the_owner(tmp_path: Path) -> None:
+    """The later writer wins, the other one sees it before it was sure of anything."""
+    a, b, c = Host(tmp_path, "a"), Host(tmp_path, "bb"), Host(tmp_path, "ccc")
+    a.look()
+    b.looks(STALE_S)
+    c.looks(STALE_S)
+    assert (b.look(BEAT_S), c.look(BEAT_S)) == ("claiming", "spare")  # c sees b's name, and begins to watch it
+    assert [*b.looks(2 * BEAT_S), c.look(BEAT_S)] == ["claiming", "owner", "spare"]
+
+
+def test_a_claim_is_given_up_when_another_one_comes_over_it(tmp_path: Path) -> None:
+    """A rival that was paused between its look and its claim writes over ours."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    b.looks(STALE_S)
+    assert b.look(BEAT_S) == "claiming"
+    (tmp_path / MARKER).write_text(json.dumps(asdict(Marker("rival", "rival", "rival", 0))))
+    assert b.look(BEAT_S) == "spare"
+
+
+def test_a_restart_waits_for_nobody(tmp_path: Path) -> None:
+    """The marker of a former run of the same daemon is no other's."""
+    Host(tmp_path, "a", run=1).look()
+    again = Host(tmp_path, "a", run=2)
+    look = again.tenancy.look()
+    assert (look.standing, look.other) == ("owner", None)
+
+
+def test_a_copied_state_folder_does_not_make_a_second_owner(tmp_path: Path) -> None:
+    """The same ledger on another host has to wait like any other daemon."""
+    Host(tmp_path, "a").look()
+    assert Host(tmp_path, "bb", ledger="a").look() == "spare"
+
+
+def test_a_clean_end_is_followed_without_delay(tmp_path: Path) -> None:
+    """The marker stays, released, and tells whose work lies there."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    b.look()
+    a.tenancy.release()
+    look = b.tenancy.look()
+    assert look.standing == "claiming"
+    assert look.other is not None
+    assert look.other.ledger == "a"
+    assert b.looks(2 * BEAT_S) == ["claiming", "owner"]
+
+
+def test_a_spare_that_ends_leaves_the_marker_alone(tmp_path: Path) -> None:
+    """Only the owner can release it."""
+    a, b = Host(tmp_path, "a"), Host(tmp_path, "bb")
+    a.look()
+    b.look()
+    before = (tmp_path / MARKER).read_bytes()
+    b.tenancy.release()
+    assert (tmp_path / MARKER).read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+
+
+@pytest.mark.parametrize("text", [b"", b"{}", b"nonsense", b'{"owner": 1, "beat": "x"}', b"[" * 600, b"\xff\xfe"])
+def test_a_marker_without_sense_is_an_unknown_daemons(tmp_path: Path, text: bytes) -> None:
+    """It is watched like any other, and taken over when nobody writes to it."""
+    (tmp_path / MARKER).write_bytes(text)
+    a = Host(tmp_path, "a")
+    assert {a.look(), *a.looks(STALE_S - BEAT_S)} == {"spare"}
+    assert a.looks(3 * BEAT_S) == ["claiming", "claiming", "owner"]
+
+
+@pytest.mark.parametrize("kind", ["link", "folder", "pipe"])
+@pytest.mark.requirement(20)
+def test_what_is_no_file_is_not_followed_and_not_waited_for(tmp_path: Path, kind: str) -> None:
+    """A link to somebody's file in the marker's place: an error, and the file is not touched."""
+    precious = tmp_path / "precious"
+    precious.write_text("mine")
+    marker = tmp_path / MARKER
+    if kind == "link":
+        marker.symlink_to(precious)
+    elif kind == "folder":
+        marker.mkdir()
+    else:
+        os.mkfifo(marker)
+    with pytest.raises(OSError, match=r".+"):
+        Host(tmp_path, "a").look()
+    assert precious.read_text() == "mine"
+
+
+def test_an_absent_outbox_is_said_so(tmp_path: Path) -> None:
+    """Nothing is made in its place."""
+    with pytest.raises(ShareAwayError):
+        Host(tmp_path / "gone", "a").look()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,113 @@
+"""A ledger that is damaged, from another version or no ledger at all: said, kept aside, filled from the outbox."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from kiln import voice_bytes
+from quick_worker import PRELUDE
+from running import Daemon
+from voicekiln.folders.ledger import Ledger, set_aside
+from voicekiln.loop import LEDGER
+
+SOON = "\nfrom voicekiln.folders import owner\nfrom voicekiln.supervisor import ownership\n"
+SOON += "ownership.BEAT_S, owner.STALE_S = 0.2, 1.2\n"
+SOON += "from voicekiln import loop\nloop.LEDGER_RETRY_S = 0.2\n"
+
+
+def nonsense(path: Path) -> None:
+    path.write_bytes(b"this is no database at all" * 100)
+
+
+def a_hole(path: Path) -> None:
+    """Zeros over the pages behind the first one, as a disk leaves them after a power cut."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    size = path.stat().st_size
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\0" * (size - 4096))
+
+
+def cut(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    with path.open("r+b") as file:
+        file.truncate(path.stat().st_size // 2)
+
+
+def newer(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def a_table_short(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("DROP TABLE files")
+
+
+def gone(path: Path) -> None:
+    for file in path.parent.glob(f"{path.name}*"):
+        file.unlink()
+
+
+DAMAGES = [nonsense, a_hole, cut, newer, a_table_short, gone]
+
+
+@pytest.mark.requirement(7)
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_nothing_is_converted_again_for_a_ledger_that_is_lost(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    """The results stay as they are and are known again; the old ledger is kept beside the new one."""
+    (tmp_path / "inbox" / "deep").mkdir(parents=True)
+    names = ["a", "b", "deep/c"]
+    with Daemon(tmp_path, prelude=PRELUDE + SOON) as first:
+        for name in names:
+            (first.inbox / f"{name}.pth").write_bytes(voice_bytes(name))
+        first.until_there(*(f"{name}.json" for name in names))
+        first.until(lambda: len(first.events("job.finished")) == 3)
+        before = {path: path.read_bytes() for path in first.outbox.rglob("*.*") if path.suffix in (".onnx", ".json")}
+    damage(first.state / LEDGER)
+    with Daemon(tmp_path, prelude=PRELUDE + SOON) as second:
+        second.until(lambda: len(second.events("file.unchanged")) == 3)
+        (second.inbox / "new.pth").write_bytes(voice_bytes("new"))
+        second.until_there("new.json")
+        assert all(path.read_bytes() == content for path, content in before.items())
+        assert len(second.events("job.started")) == 4
+    told = second.events("ledger.replaced")
+    assert len(told) == (0 if damage is gone else 1)
+    for line in told:
+        assert "another version" in line["reason"] or "damaged" in line["reason"]
+        assert (second.state / line["kept_as"]).exists()
+
+
+def test_damage_in_the_midst_of_work_ends_in_a_new_ledger(tmp_path: Path) -> None:
+    """The daemon notices at its next word to the ledger, begins anew, and goes on with what it finds."""
+    (tmp_path / "inbox").mkdir()
+    with Daemon(tmp_path, prelude=PRELUDE + SOON) as daemon:
+        (daemon.inbox / "a.pth").write_bytes(voice_bytes("a"))
+        daemon.until(lambda: daemon.log.exists() and len(daemon.events("job.finished")) == 1)
+        with closing(sqlite3.connect(daemon.state / LEDGER)) as db:
+            db.execute("PRAGMA writable_schema = ON")
+            db.execute("DELETE FROM sqlite_master WHERE name = 'files'")
+        (daemon.inbox / "b.pth").write_bytes(voice_bytes("b"))
+        daemon.until_there("b.json")
+        assert len(daemon.events("job.started")) <= 3
+
+
+def test_each_lost_ledger_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
+    """With all that SQLite keeps beside it."""
+    path = tmp_path / LEDGER
+    kept = []
+    for content in ("one", "two"):
+        path.write_text(content)
+        path.with_name(f"{LEDGER}-wal").write_text(f"{content} wal")
+        kept.append(set_aside(path))
+    assert [p.read_text() for p in kept] == ["one", "two"]
+    assert [p.with_name(f"{p.name}-wal").read_text() for p in kept] == ["one wal", "two wal"]
+    with Ledger(path) as ledger:
+        assert ledger.voices() == []
