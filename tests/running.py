@@ -19,7 +19,7 @@ scan: {rescan: 1s, poll: 1s}
 settle: {quiet: 0.2s, legacy_quiet: 1s, incomplete_after: 2s}
 worker: {device: cpu}
 sweep: {sources: never, results: never, refusals: never}
-log: {format: json}
+log: {format: json, level: debug}
 """
 
 PATIENCE_S = 180.0

@@ -27,7 +27,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.steps": (),
     "voicekiln.job": ("voicekiln.errors",),
     "voicekiln.folders": FOLDERS,
-    "voicekiln.folders.ledger": (*FOLDERS, "sqlite3"),
+    "voicekiln.folders.database": (*FOLDERS, "sqlite3"),
     "voicekiln.folders.watch": (*FOLDERS, "watchdog"),
     "voicekiln.settings": NOUNS,
     "voicekiln.values": (*NOUNS, "voicekiln.folders.names"),

@@ -12,7 +12,8 @@ import pytest
 from kiln import voice_bytes
 from quick_worker import PRELUDE
 from running import Daemon
-from voicekiln.folders.ledger import Ledger, set_aside
+from voicekiln.folders.database import set_aside
+from voicekiln.folders.ledger import Ledger
 from voicekiln.loop import LEDGER
 
 SOON = "\nfrom voicekiln.folders import owner\nfrom voicekiln.supervisor import ownership\n"
@@ -51,12 +52,19 @@ def a_table_short(path: Path) -> None:
         db.execute("DROP TABLE files")
 
 
+def a_row_of_nonsense(path: Path) -> None:
+    """SQLite keeps no checksums: a flipped bit within a value is a value to it."""
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("UPDATE voices SET stamp = '[1, 2' WHERE id = 2")
+        db.commit()
+
+
 def gone(path: Path) -> None:
     for file in path.parent.glob(f"{path.name}*"):
         file.unlink()
 
 
-DAMAGES = [nonsense, a_hole, cut, newer, a_table_short, gone]
+DAMAGES = [nonsense, a_hole, cut, newer, a_table_short, a_row_of_nonsense, gone]
 
 
 @pytest.mark.requirement(7)

@@ -23,7 +23,7 @@ OWNER = "owner.py"
 """The owner's marker says who works, not what was done; a crash leaves one that is waited out or taken over."""
 
 WHERE = {
-    Step.COMMITTED: {"folders.ledger.Ledger.together"},
+    Step.COMMITTED: {"folders.database.Database.together"},
     Step.SEEN: {"supervisor.intake.Intake._sight"},
     Step.COPYING: {"folders.spool.take"},
     Step.COPIED: {"folders.spool.take"},
@@ -47,7 +47,7 @@ WHERE = {
 WITHOUT = {
     ("folders.outbox.publish", "_unlink"): "temporary files, gone from their names unless something failed: litter",
     ("folders.spool.take", "unlink"): "what is left of a copy that failed: litter",
-    ("folders.ledger.set_aside", "rename"): "a ledger that is of no use, before there is one to be true to",
+    ("folders.database.set_aside", "rename"): "a ledger that is of no use, before there is one to be true to",
     ("supervisor.dispatch.Dispatch._end", "unlink"): "a copy whose ending is in the ledger: litter",
     ("supervisor.common.Common.clear_leftovers", "mkdir"): "empty folders on the local disk",
     ("supervisor.common.Common.clear_leftovers", "rmtree"): "litter: what is left of it goes the next time",
@@ -195,9 +195,10 @@ def test_a_change_with_its_step_passes(source: str) -> None:
 WRITING = ("INSERT", "UPDATE", "DELETE", "CREATE", "DROP", "ALTER", "REPLACE")
 
 
-def test_the_ledger_changes_in_one_way_only() -> None:
+@pytest.mark.parametrize("module", ["database", "ledger"])
+def test_the_ledger_changes_in_one_way_only(module: str) -> None:
     """Whatever writes does so within `together`, which alone commits, and there the step is passed."""
-    source = (ROOT / "folders/ledger.py").read_text()
+    source = (ROOT / f"folders/{module}.py").read_text()
     safe = {
         node.lineno
         for block in ast.walk(ast.parse(source))
@@ -206,13 +207,13 @@ def test_the_ledger_changes_in_one_way_only() -> None:
         if isinstance(node, ast.Call)
     }
     outside = []
-    for call in calls("ledger", source):
+    for call in calls(module, source):
         if not call.what.startswith("execute") or not call.node.args:
             continue
         sql = ast.unparse(call.node.args[0]).lstrip("f'\"\\n ")
         private = call.inside.rpartition(".")[2].startswith("_")  # called within one by the others
         if sql.startswith("COMMIT"):
-            outside += [] if call.inside == "ledger.Ledger.together" else [f"{call.inside}: COMMIT"]
+            outside += [] if call.inside == "database.Database.together" else [f"{call.inside}: COMMIT"]
         elif sql.startswith(WRITING) and call.line not in safe and not private:
             outside.append(f"{call.inside}: {sql[:60]}")
     assert outside == []

@@ -20,7 +20,8 @@ from types import FrameType
 
 from voicekiln import __version__
 from voicekiln.errors import LedgerDamagedError, LedgerStuckError
-from voicekiln.folders.ledger import Ledger, set_aside
+from voicekiln.folders.database import set_aside
+from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.watch import Watch
 from voicekiln.notify import Notifier
 from voicekiln.service import STOP_WORKER_S, Service

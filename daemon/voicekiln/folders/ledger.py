@@ -1,28 +1,24 @@
 """What voicekiln knows of every file, kept in SQLite so that a restart at any moment loses nothing.
 
-The only door to sqlite3. The ledger lies in the state folder on local disk, never on a share. One row a source
-file (`Voice`); its `state` says what has to happen next, so that after a crash the service only has to look at
-the states. Ages are counted from `finished`, our own time of publication, never from a file's time stamps.
-The daemon writes from its loop alone; the commands `retry` and `forget` write from a process of their own, which
-is why they touch nothing that is in work.
+The ledger lies in the state folder on local disk, never on a share. One row a source file (`Voice`); its `state` says
+what has to happen next, so that after a crash the service only has to look at the states. Ages are counted by a clock
+of the ledger's own from our own publications, never from a file's time stamps. The daemon writes from its loop alone;
+the commands `retry` and `forget` write from a process of their own, which is why they touch nothing that is in work.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import secrets
-import sqlite3
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager, suppress
-from dataclasses import asdict, astuple
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import asdict
 from heapq import merge
-from itertools import chain, count
 from pathlib import Path, PurePosixPath
-from typing import Self
 
-from voicekiln.errors import LedgerDamagedError, LedgerError, LedgerStuckError
-from voicekiln.folders.tables import LAYOUT, STEPS, TURN, WAITING
+from voicekiln.folders.database import Database, Row
+from voicekiln.folders.rows import file_in, known_in, path_of, stamp_in, text_of, voice_in
+from voicekiln.folders.tables import TURN, WAITING
 from voicekiln.folders.voices import (
     AT_REST,
     WORKING,
@@ -37,11 +33,8 @@ from voicekiln.folders.voices import (
     State,
     Voice,
     ending_json,
-    read_ending,
-    read_recipe,
 )
 from voicekiln.job import NOT_READ, Converted, FileStamp, Recipe, Refused
-from voicekiln.steps import Step, passed
 
 KEPT_EVERY_S = 600.0
 LONGEST_GAP_S = 86400.0
@@ -66,110 +59,31 @@ _HEADS: dict[Class, Kind] = {"results": "sidecar", "refusals": "refusal"}
 """A file of this kind stands for all that are swept together with it."""
 
 
-class Ledger:
-    """See the module. Times are wall-clock seconds and come in as `at`."""
+class Ledger(Database):
+    """See the module. Times are wall-clock seconds and come in as `at`; `pass_time` comes before all publications."""
 
     def __init__(self, path: Path) -> None:
-        """Open or create the ledger; `pass_time` is called before anything is published.
-
-        Raises:
-            LedgerStuckError: if the disk is full or does not answer.
-            LedgerDamagedError: if the file is no ledger, is damaged, or was written by another version.
-            LedgerError: if it cannot be opened.
-        """
+        """Open or create the ledger. Raises as `Database` does."""
         self.clock = 0.0
         """Seconds by which ages are counted; see `pass_time`."""
         self._at: tuple[float, float] | None = None
         self._kept = float("-inf")
-        try:
-            self._open(path)
-        except sqlite3.Error as error:
-            raise _trouble(error) from error
-
-    def _open(self, path: Path) -> None:
-        self._db = sqlite3.connect(path, isolation_level=None, timeout=10, check_same_thread=False)
-        self._db.row_factory = sqlite3.Row
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
-            self._db.execute(f"PRAGMA {pragma}")
-        layout = self._db.execute("PRAGMA user_version").fetchone()[0]
-        if layout > LAYOUT:
-            self.close()
-            raise LedgerDamagedError(f"the ledger was written by another version of voicekiln (layout {layout})")
-        if layout < LAYOUT:
-            self._build(STEPS[layout:])
-
-    def _build(self, steps: Sequence[Sequence[str]]) -> None:
-        with self.together():
-            for statement in chain.from_iterable(steps):
-                self._db.execute(statement)
-            self._db.execute(f"PRAGMA user_version={LAYOUT}")
-            if self.fact("instance") is None:
-                self.set_fact("instance", secrets.token_hex(4))
-
-    def must_be_sound(self) -> None:
-        """Read the whole file, as nothing else ever does.
-
-        Raises:
-            LedgerDamagedError: if something in it is not as SQLite has written it.
-            LedgerStuckError: if the disk does not answer.
-        """
-        [row] = self._ask("PRAGMA quick_check(1)")
-        if row[0] != "ok":
-            raise LedgerDamagedError(f"the ledger is damaged: {row[0]}")
-
-    def close(self) -> None:
-        """Close the database; the object is of no use afterwards."""
-        self._db.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Make all changes within one: all of them are on disk afterwards, or none after a failure."""
-        if self._db.in_transaction:
-            yield
-            return
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise
-        except sqlite3.DatabaseError as error:
-            raise _trouble(error) from error
-        passed(Step.COMMITTED)
+        super().__init__(path)
 
     # --- looking -----------------------------------------------------------------------------------------------
-
-    @property
-    def instance(self) -> str:
-        """Eight hex digits that mark the temporary files of this ledger's daemon, and no other's."""
-        return self.fact("instance") or ""
-
-    def fact(self, name: str) -> str | None:
-        """Return what `set_fact` kept."""
-        row = self._ask_one("SELECT value FROM facts WHERE name = ?", (name,))
-        return None if row is None else str(row["value"])
 
     def voices(self, *states: State) -> list[Voice]:
         """Return the voices in these states (all, if none is given), the longest known first."""
         some = f"WHERE {_in(states)}" if states else ""
-        return [_voice(row) for row in self._ask(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)]  # noqa: S608 - question marks only
+        return [voice_in(row) for row in self._ask(f"SELECT * FROM voices {some} ORDER BY first_seen, id", states)]  # noqa: S608 - question marks only
 
     def each(self) -> Iterator[Voice]:
         """Give all voices one by one, the longest known first; nothing may be changed before the last."""
-        return map(_voice, self._each("SELECT * FROM voices ORDER BY first_seen, id"))
+        return map(voice_in, self._each("SELECT * FROM voices ORDER BY first_seen, id"))
 
     def paths(self) -> Iterator[tuple[int, PurePosixPath]]:
         """Give number and path of all voices one by one; nothing may be changed before the last."""
-        return ((row["id"], _path(row["relpath"])) for row in self._each("SELECT id, relpath FROM voices"))
+        return ((row["id"], path_of(row["relpath"])) for row in self._each("SELECT id, relpath FROM voices"))
 
     def first(self, wanted: Callable[[Voice], bool], *states: State) -> Voice | None:
         """Return the voice in these states whose turn comes first (see `Voice.turn`) of those that are `wanted`.
@@ -181,34 +95,17 @@ class Ledger:
         with ExitStack() as stack:
             queues = [stack.enter_context(closing(self._each(sql, (state,)))) for state in states]
             rows = merge(*queues, key=lambda row: (row["turn"], row["id"]))
-            return next((voice for row in rows if wanted(voice := _voice(row))), None)
-
-    def _ask(self, sql: str, values: Sequence[object] = ()) -> list[sqlite3.Row]:
-        try:
-            return self._db.execute(sql, values).fetchall()
-        except sqlite3.DatabaseError as error:
-            raise _trouble(error) from error
-
-    def _each(self, sql: str, values: Sequence[object] = ()) -> Generator[sqlite3.Row, None, None]:
-        """Give rows as they are read; those of thousands of voices would fill the memory."""
-        try:
-            with closing(self._db.execute(sql, values)) as rows:
-                yield from rows
-        except sqlite3.DatabaseError as error:
-            raise _trouble(error) from error
-
-    def _ask_one(self, sql: str, values: Sequence[object]) -> sqlite3.Row | None:
-        return next(iter(self._ask(sql, values)), None)
+            return next((voice for row in rows if wanted(voice := voice_in(row))), None)
 
     def voice(self, relpath: PurePosixPath) -> Voice | None:
         """Return the row of a source file."""
         row = self._ask_one("SELECT * FROM voices WHERE relpath = ?", (os.fsencode(relpath),))
-        return None if row is None else _voice(row)
+        return None if row is None else voice_in(row)
 
     def by_id(self, voice: int) -> Voice | None:
         """Return the row with this number."""
         row = self._ask_one("SELECT * FROM voices WHERE id = ?", (voice,))
-        return None if row is None else _voice(row)
+        return None if row is None else voice_in(row)
 
     def known(self) -> Iterator[tuple[PurePosixPath, Known]]:
         """Give what a scan has to be compared with, one by one; nothing may be changed before the last.
@@ -218,13 +115,12 @@ class Ledger:
         what = "SELECT id, relpath, stamp, state, source, job FROM voices WHERE"
         sql = f"{what} source = 'there' UNION ALL {what} {_in(WORKING)} AND source != 'there'"
         for r in self._each(sql, WORKING):
-            known = Known(r["id"], _stamp(r["stamp"]), State(r["state"]), r["source"], r["job"])
-            yield _path(r["relpath"]), known
+            yield path_of(r["relpath"]), known_in(r)
 
     def files(self, voice: int) -> list[tuple[float, Published]]:
         """Return what of a voice lies in the outbox, each with the time of its publication."""
         rows = self._ask("SELECT * FROM files WHERE voice = ? ORDER BY published, path", (voice,))
-        return [(r["published"], _published(r)) for r in rows]
+        return [(r["published"], file_in(r)) for r in rows]
 
     def twin(self, voice: Voice) -> Voice | None:
         """Return another voice at rest with the same key, so that its ending is this one's too."""
@@ -232,7 +128,7 @@ class Ledger:
             "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
             (voice.key, voice.id, *AT_REST),
         )
-        return None if row is None else _voice(row)
+        return None if row is None else voice_in(row)
 
     def keys_in_work(self) -> set[str]:
         """Return the keys whose ending is near, so that copies of the same content wait for it.
@@ -241,7 +137,7 @@ class Ledger:
         """
         rows = self._ask(
             "SELECT DISTINCT key FROM voices WHERE state IN (?, ?, ?) AND reason = '' AND key IS NOT NULL",
-            (State.CONVERTING, State.CONVERTED, State.REFUSING),
+            _IN_WORK,
         )
         return {row["key"] for row in rows}
 
@@ -298,10 +194,10 @@ class Ledger:
         sql = f"{what} AND at <= ? AND (at, voice) > (?, ?) ORDER BY at, voice LIMIT ?"
         return [self._item(of, row) for row in self._ask(sql, (*kind, until, *after, most))]
 
-    def _item(self, of: Class, row: sqlite3.Row) -> Item:
+    def _item(self, of: Class, row: Row) -> Item:
         if of == "sources":
-            stamp = _stamp(row["stamp"])
-            files = [Published(_path(row["relpath"]), "source", row["sha256"], stamp.size, stamp)]
+            stamp = stamp_in(row["stamp"])
+            files = [Published(path_of(row["relpath"]), "source", row["sha256"], stamp.size, stamp)]
         else:
             known = self.files(row["voice"])
             files = [file for _, file in known if (file.kind == "refusal") == (of == "refusals")]
@@ -326,13 +222,6 @@ class Ledger:
 
     # --- writing, in the order of a voice's way -----------------------------------------------------------------
 
-    def set_fact(self, name: str, value: str | None) -> None:
-        """Keep a fact about the daemon as a whole; None removes it."""
-        with self.together():
-            self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
-            if value is not None:
-                self._db.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
-
     def sight(self, relpath: PurePosixPath, recipe: str, stamp: FileStamp, at: float) -> Voice:
         """Note that a file is there in a state not known so far: it has to settle."""
         with self.together():
@@ -340,7 +229,7 @@ class Ledger:
                 "INSERT INTO voices (relpath, recipe, stamp, state, first_seen) VALUES (?, ?, ?, ?, ?) "
                 "ON CONFLICT (relpath) DO UPDATE SET recipe = excluded.recipe, stamp = excluded.stamp, "
                 "state = excluded.state, reason = '', next_try = NULL, job = NULL, source = 'there'",
-                (os.fsencode(relpath), recipe, _json(stamp), State.SETTLING, at),
+                (os.fsencode(relpath), recipe, text_of(stamp), State.SETTLING, at),
             )
             seen = self.voice(relpath)
         assert seen is not None  # noqa: S101 - it was written a line above, in the same transaction
@@ -364,7 +253,7 @@ class Ledger:
                 "deaths = CASE WHEN key IS ? THEN deaths ELSE 0 END, "
                 "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
                 (
-                    _json(stamp),
+                    text_of(stamp),
                     sha256,
                     json.dumps(asdict(recipe)),
                     job,
@@ -458,7 +347,7 @@ class Ledger:
     def unchanged(self, voice: int, stamp: FileStamp, at: float) -> None:
         """Note that a file seen anew has the content that its results, still there, were made from."""
         with self.together():
-            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (_json(stamp), voice))
+            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (text_of(stamp), voice))
             self._rest(voice, at)
 
     def start_over(self, voice: int) -> None:
@@ -519,7 +408,7 @@ class Ledger:
         if row is None:
             self._insert(found.relpath, found.recipe.name, State.DONE, at)
         elif row.sha256 != found.sha256:
-            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (_json(NOT_READ), row.id))
+            self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (text_of(NOT_READ), row.id))
         self._db.execute(
             "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ?, rested = ?, "
             "sha256 = ?, key = ?, taken = ?, ending = ?, attempts = 0, deaths = 0 WHERE relpath = ?",
@@ -536,7 +425,7 @@ class Ledger:
     def _insert(self, relpath: PurePosixPath, recipe: str, state: State, at: float) -> None:
         self._db.execute(
             "INSERT INTO voices (relpath, recipe, stamp, state, first_seen, finished) VALUES (?, ?, ?, ?, ?, ?)",
-            (os.fsencode(relpath), recipe, _json(NOT_READ), state, at, at),
+            (os.fsencode(relpath), recipe, text_of(NOT_READ), state, at, at),
         )
 
     def _seize(self, voice: int, base: PurePosixPath, folds: Sequence[str]) -> None:
@@ -562,7 +451,7 @@ class Ledger:
             done = self._db.execute(
                 "UPDATE voices SET state = ?, attempts = 0, deaths = 0, key = NULL, ending = NULL, job = NULL, "
                 "reason = '', next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
-                (State.SETTLING, voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
+                (State.SETTLING, voice, *_IN_WORK),
             )
             return done.rowcount == 1
 
@@ -571,7 +460,7 @@ class Ledger:
         with self.together():
             done = self._db.execute(
                 "DELETE FROM voices WHERE id = ? AND state NOT IN (?, ?, ?)",
-                (voice, State.CONVERTING, State.CONVERTED, State.REFUSING),
+                (voice, *_IN_WORK),
             )
             return done.rowcount == 1
 
@@ -596,7 +485,7 @@ class Ledger:
         self._db.executemany(
             "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
             [
-                (os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, self.clock, f.stamp and _json(f.stamp))
+                (os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, self.clock, f.stamp and text_of(f.stamp))
                 for f in files
             ],
         )
@@ -613,76 +502,5 @@ class Ledger:
         )
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a ledger that is of no use, with what belongs to it, so that a new one can begin; return its new name.
-
-    Raises:
-        LedgerError: if that cannot be done.
-    """
-    kept = next(p for n in count(1) if not (p := path.with_name(f"{path.name}.aside{n}")).exists())
-    try:
-        for ending in ("-wal", "-shm", ""):
-            with suppress(FileNotFoundError):
-                path.with_name(path.name + ending).rename(kept.with_name(kept.name + ending))
-    except OSError as error:
-        raise LedgerError(f"the ledger cannot be moved aside: {error.strerror}") from error
-    return kept
-
-
-def _trouble(error: sqlite3.Error) -> LedgerError:
-    """Return what a person has to know: whether to wait (a full disk) or to do something."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    missing = code == sqlite3.SQLITE_ERROR and str(error).startswith("no such")  # a table, a column
-    if missing or code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-        return LedgerDamagedError(f"the ledger is damaged: {error}")
-    passing = (
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR,
-        sqlite3.SQLITE_BUSY,
-        sqlite3.SQLITE_LOCKED,
-        sqlite3.SQLITE_CANTOPEN,
-    )
-    return (LedgerStuckError if code in passing else LedgerError)(f"the ledger cannot be used: {error}")
-
-
 def _in(states: Sequence[State]) -> str:
     return f"state IN ({','.join('?' * len(states))})"
-
-
-def _path(raw: bytes) -> PurePosixPath:
-    return PurePosixPath(os.fsdecode(raw))
-
-
-def _published(row: sqlite3.Row) -> Published:
-    stamp = None if row["stamp"] is None else _stamp(row["stamp"])
-    return Published(_path(row["path"]), row["kind"], row["sha256"], row["bytes"], stamp)
-
-
-def _stamp(raw: str) -> FileStamp:
-    return FileStamp(*json.loads(raw))
-
-
-def _json(stamp: FileStamp) -> str:
-    return json.dumps(astuple(stamp))
-
-
-def _voice(row: sqlite3.Row) -> Voice:
-    return Voice(
-        id=row["id"],
-        relpath=_path(row["relpath"]),
-        recipe=row["recipe"],
-        taken=read_recipe(row["taken"]),
-        stamp=_stamp(row["stamp"]),
-        state=State(row["state"]),
-        reason=row["reason"],
-        next_try=row["next_try"],
-        first_seen=row["first_seen"],
-        finished=row["finished"],
-        sha256=row["sha256"],
-        key=row["key"],
-        job=row["job"],
-        attempts=row["attempts"],
-        ending=read_ending(row["ending"]),
-        base=None if row["base"] is None else _path(row["base"]),
-        source=row["source"],
-    )

@@ -86,7 +86,7 @@ class Dispatch:
                 self._greet(device, versions)
             case At(_, stage) if voice is not None:
                 bench.stage = stage
-                log.info("stage.entered", file=shown(voice.relpath), stage=stage)
+                log.debug("stage.entered", file=shown(voice.relpath), stage=stage)
             case Said(text):
                 log.warning("worker.said", file=None if voice is None else shown(voice.relpath), text=text)
             case Left(pid, reason, wanted):
