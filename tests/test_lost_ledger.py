@@ -12,8 +12,6 @@ import pytest
 from kiln import voice_bytes
 from quick_worker import PRELUDE
 from running import Daemon
-from voicekiln.folders.database import set_aside
-from voicekiln.folders.ledger import Ledger
 from voicekiln.loop import LEDGER
 
 SOON = "\nfrom voicekiln.folders import owner\nfrom voicekiln.supervisor import ownership\n"
@@ -105,17 +103,3 @@ def test_damage_in_the_midst_of_work_ends_in_a_new_ledger(tmp_path: Path) -> Non
         (daemon.inbox / "b.pth").write_bytes(voice_bytes("b"))
         daemon.until_there("b.json")
         assert len(daemon.events("job.started")) <= 3
-
-
-def test_each_lost_ledger_is_kept_under_a_name_of_its_own(tmp_path: Path) -> None:
-    """With all that SQLite keeps beside it."""
-    path = tmp_path / LEDGER
-    kept = []
-    for content in ("one", "two"):
-        path.write_text(content)
-        path.with_name(f"{LEDGER}-wal").write_text(f"{content} wal")
-        kept.append(set_aside(path))
-    assert [p.read_text() for p in kept] == ["one", "two"]
-    assert [p.with_name(f"{p.name}-wal").read_text() for p in kept] == ["one wal", "two wal"]
-    with Ledger(path) as ledger:
-        assert ledger.voices() == []
