@@ -91,6 +91,7 @@ def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
         assert daemon.events("job.finished")[0]["attempt"] == 2
 
 
+@pytest.mark.requirement(8)
 @pytest.mark.parametrize(
     ("worker", "reason"),
     [
@@ -129,6 +130,7 @@ def test_a_worker_that_hangs_is_ended_and_other_files_keep_flowing(tmp_path: Pat
         assert [line["file"] for line in daemon.events("job.finished")] == ["other.pth", "frozen.pth"]
 
 
+@pytest.mark.requirement(19)
 def test_systemd_is_told_of_ready_progress_and_the_queue(tmp_path: Path, tiny: Path) -> None:
     """READY after the first look, STATUS with what is in work, WATCHDOG while the loop turns, STOPPING at the end."""
     heard: list[str] = []
@@ -182,6 +184,7 @@ print("came out")
 """
 
 
+@pytest.mark.requirement(9)
 def test_a_full_state_disk_is_waited_out(tmp_path: Path, tiny: Path) -> None:
     """The ledger cannot be written: the daemon says so and stays; with room again the voice comes out."""
     (tmp_path / "state").mkdir()
@@ -268,6 +271,7 @@ def test_two_daemons_do_not_share_a_state_folder(tmp_path: Path) -> None:
     assert "another voicekiln" in second.stderr
 
 
+@pytest.mark.requirement(18)
 def test_sighup_reads_the_configuration_anew(tmp_path: Path) -> None:
     """A slip changes nothing and is told; the corrected file is taken."""
     with Daemon(tmp_path) as daemon:

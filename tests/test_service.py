@@ -325,6 +325,7 @@ def test_a_foreign_file_in_the_way_is_kept_and_told_of(kiln: Kiln) -> None:
 # --- trouble ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement(7)
 def test_a_file_that_kills_the_worker_is_given_up_and_others_flow(build: Callable[..., Kiln]) -> None:
     """Three attempts, then a clear refusal; the next file is converted meanwhile."""
 
@@ -348,6 +349,7 @@ def test_a_file_that_kills_the_worker_is_given_up_and_others_flow(build: Callabl
     assert {"bad.onnx", "bad.json"} <= kiln.results()
 
 
+@pytest.mark.requirement(7)
 def test_a_file_that_takes_the_daemon_itself_down_cannot_loop(build: Callable[..., Kiln]) -> None:
     """Each time it is tried later, and after ten times it is refused; three cut-off starts refuse nobody."""
 
@@ -379,6 +381,7 @@ def test_a_full_disk_at_the_last_attempt_is_not_the_files_fault(build: Callable[
     assert kiln.results() == {"a.onnx", "a.json"}
 
 
+@pytest.mark.requirement(9)
 def test_trouble_from_outside_is_tried_again_for_ever(build: Callable[..., Kiln]) -> None:
     """A full disk uses up no attempts; when there is room, the voice comes out by itself."""
     kiln = build(lambda _: Lost("the disk is full", counts=False))
@@ -392,6 +395,7 @@ def test_trouble_from_outside_is_tried_again_for_ever(build: Callable[..., Kiln]
     assert kiln.results() == {"a.onnx", "a.json"}
 
 
+@pytest.mark.requirement(9)
 def test_a_full_outbox_is_waited_out(kiln: Kiln, monkeypatch: pytest.MonkeyPatch) -> None:
     """The finished file waits in staging, the reason is shown, nothing is converted again."""
     real = os.fsync
@@ -412,6 +416,7 @@ def test_a_full_outbox_is_waited_out(kiln: Kiln, monkeypatch: pytest.MonkeyPatch
     assert len(kiln.asked) == 1
 
 
+@pytest.mark.requirement(4)
 def test_an_absent_inbox_is_not_an_empty_one(kiln: Kiln) -> None:
     """While the share is away nothing is forgotten and nothing swept; when it is back, work goes on."""
     kiln.drop("a.pth")
@@ -427,6 +432,7 @@ def test_an_absent_inbox_is_not_an_empty_one(kiln: Kiln) -> None:
     assert "b.onnx" in kiln.results()
 
 
+@pytest.mark.requirement(4)
 def test_a_folder_beneath_a_mount_point_is_not_the_share(build: Callable[..., Kiln]) -> None:
     """When another file system shows through, nothing has vanished, nothing is swept and nothing is written."""
     kiln = build(sweep=Sweep(max_share=1.0))
@@ -488,6 +494,7 @@ def test_a_file_replaced_while_it_is_converted_is_converted_again(build: Callabl
     assert kiln.read("a.json")["source"]["sha256"] == kiln.voice("a.pth").sha256
 
 
+@pytest.mark.requirement(16)
 def test_a_full_inbox_does_not_fill_the_disk(build: Callable[..., Kiln]) -> None:
     """Only a few copies wait in the spool however many files there are."""
     kiln = build(lambda _: Lost("not now", counts=False))
@@ -639,6 +646,7 @@ def test_temporary_files_of_a_killed_daemon_are_cleared(kiln: Kiln) -> None:
     assert theirs.exists()
 
 
+@pytest.mark.requirement(18)
 def test_a_clean_stop_costs_no_attempt(build: Callable[..., Kiln]) -> None:
     """SIGTERM in the middle of a job puts it back into the queue."""
     kiln = build()
@@ -698,6 +706,7 @@ def test_a_command_can_ask_for_a_sweep(build: Callable[..., Kiln]) -> None:
 # --- settings, status ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.requirement(18)
 def test_a_bad_configuration_is_refused_and_the_old_one_kept(kiln: Kiln) -> None:
     """SIGHUP with a slip in the file changes nothing and says what is wrong; a good one is taken."""
     path = kiln.at / "config.yaml"

@@ -202,3 +202,58 @@ def test_a_full_or_locked_outbox_is_waited_out(tmp_path: Path) -> None:
     mount = f"mount -t tmpfs -o size=256k none {tmp_path}/outbox"
     told = in_own_namespace(mount, SMALL.format(tests=str(Path(__file__).parent)), tmp_path)
     assert told.split() == ["full", "locked"]
+
+
+UNMOUNTED = """
+import subprocess, sys, time
+from pathlib import Path
+sys.path.insert(0, {tests!r})
+from kiln import voice_bytes
+from quick_worker import PRELUDE
+from running import CONFIG, Daemon
+
+at, events = Path(sys.argv[1]), sys.argv[2]
+share, hold = at / "share", at / "hold"
+shares = f"inbox: {{share}}/inbox\\noutbox: {{share}}/outbox\\n"
+config = shares + CONFIG.replace("poll: 1s", f"poll: 1s, events: {{events}}")
+config = config.replace("sources: never, results: never", "sources: 1h, results: 1h, every: 1s")
+daemon = Daemon(at, config, PRELUDE)
+daemon.inbox, daemon.outbox = share / "inbox", share / "outbox"
+
+def mount():
+    subprocess.run(["mount", "--bind", hold, share], check=True)
+
+def rows():
+    return [(f["file"], f["state"], f["source"], f["sha256"]) for f in daemon.status()["files"]]
+
+mount()
+with daemon:
+    (daemon.inbox / "a.pth").write_bytes(voice_bytes("a"))
+    daemon.until_there("a.json")
+    daemon.until(lambda: rows()[0][1] == "done")
+    before, lost = rows(), len(daemon.events("share.lost"))
+    subprocess.run(["umount", "-l", share], check=True)
+    daemon.until(lambda: len(daemon.events("share.lost")) > lost)
+    (daemon.inbox / "decoy.pth").write_bytes(voice_bytes("decoy"))
+    time.sleep(3)
+    assert rows() == before, rows()
+    assert [path.name for path in daemon.outbox.iterdir()] == []
+    assert [path.name for path in daemon.inbox.iterdir()] == ["decoy.pth"]
+    mount()
+    daemon.until(lambda: daemon.events("share.returned") != [])
+    (daemon.inbox / "new.pth").write_bytes(voice_bytes("new"))
+    daemon.until_there("a.json", "new.json")
+    assert len(daemon.events("job.started")) == 2
+print("held")
+"""
+
+
+@pytest.mark.requirement(4)
+@pytest.mark.parametrize("events", ["on", "off"])
+def test_an_unmounted_share_is_neither_empty_nor_written_to(tmp_path: Path, events: str) -> None:
+    """The folders beneath the mount point have the same names; no row changes, nothing lands there, and it goes on."""
+    for name in ("share/inbox", "share/outbox", "hold"):
+        (tmp_path / name).mkdir(parents=True)
+    mount = f"mount -t tmpfs none {tmp_path}/hold && mkdir {tmp_path}/hold/inbox {tmp_path}/hold/outbox"
+    script = UNMOUNTED.format(tests=str(Path(__file__).parent))
+    assert in_own_namespace(mount, script, tmp_path, events).strip() == "held"

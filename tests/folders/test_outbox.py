@@ -66,9 +66,12 @@ def names(outbox: Path) -> set[str]:
 
 
 @pytest.mark.requirement(17)
-def test_files_lie_under_their_names_with_the_rights_asked_for(outbox: Path, deliver: Callable[..., Delivery]) -> None:
-    """Content, mode of file and of the new folder, and what is returned all agree."""
-    old = os.umask(0o077)
+@pytest.mark.parametrize("umask", [0o077, 0o027, 0o000])
+def test_files_lie_under_their_names_with_the_rights_asked_for(
+    outbox: Path, deliver: Callable[..., Delivery], umask: int
+) -> None:
+    """Content, mode of file and of the new folder, and what is returned all agree, whatever the daemon's umask."""
+    old = os.umask(umask)
     try:
         done = publish(outbox, deliver(), Rights(0o664, 0o2775, None))
     finally:

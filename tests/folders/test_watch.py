@@ -123,6 +123,7 @@ def test_a_root_that_was_deleted_is_not_healthy(watch: Watch, tmp_path: Path, wo
     _until(lambda: not watch.healthy())
 
 
+@pytest.mark.requirement(3)
 @pytest.mark.parametrize("dead", ["observer", "emitter", "reader"])
 def test_a_dead_thread_is_noticed(watch: Watch, monkeypatch: pytest.MonkeyPatch, dead: str) -> None:
     """Each of the three can end without the others; nothing else would tell."""
@@ -145,6 +146,7 @@ def test_a_watch_of_fewer_folders_than_there_are_is_not_healthy(watch: Watch, tm
     assert not watch.healthy(5)
 
 
+@pytest.mark.requirement(15)
 def test_the_systems_limit_is_noticed(tmp_path: Path) -> None:
     """The kernel's own limit, which watchdog swallows: ten watches for thirty-one folders."""
     for number in range(30):
@@ -230,6 +232,7 @@ def test_the_file_system_of_a_path_is_known(  # noqa: PLR0913 - a row of the tab
     assert (found.type, found.source, found.is_network, found.stable_inodes) == (kind, source, network, inodes)
 
 
+@pytest.mark.requirement(15)
 @pytest.mark.parametrize(
     "kind",
     [

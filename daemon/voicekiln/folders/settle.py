@@ -3,7 +3,9 @@
 Quiet is measured between our own observations, on the monotonic clock: the time stamps of a share come from another
 clock, and sync tools set them back. A scan of a slow share takes its time, so a stamp counts from the end of the
 scan that first saw it to the beginning of the last one. Being quiet is necessary and not sufficient; `complete` has
-the proof. Pure: no file, no clock of its own. Files that lie there at the start wait like new ones.
+the proof. That is why one quiet time does for all file systems: what a slow share delivers in bits fails its proof,
+however long the pause, and only files without a proof wait for longer. Pure: no file, no clock of its own. Files that
+lie there at the start wait like new ones.
 """
 
 from __future__ import annotations

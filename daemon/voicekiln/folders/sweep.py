@@ -7,6 +7,9 @@ which tells every later write, or where that differs or is not known by its hash
 theirs and stays. A source goes only after its own conversion was published. Results go sidecar first, so that a
 sidecar never outlives its ONNX.
 
+Sources go too unless the configuration says `never`: an inbox is a drop box, and one that a sync tool keeps equal with
+somebody's own folder needs that person's word first (`fences`).
+
 All is done in pieces that take part of a second, so that copies and publications are not kept waiting for thousands.
 
 Risk accepted: a file exchanged in the moment between the look and the removal is removed.

@@ -2,8 +2,10 @@
 
 Events only say «look now»; what is true is the scan. A file is taken when it has been quiet for the configured time,
 its stamp from a freshly opened descriptor equals the last one seen, and it proves to be whole; a file without a
-proof (the older pickle format, or no checkpoint at all) has to be quiet for longer. Only a few copies wait in the
-spool at once, so that a full inbox never fills the local disk.
+proof (the older pickle format, or no checkpoint at all) has to be quiet for longer. One that proves incomplete is not
+read again before it changes, so it needs no growing distances, and after minutes without a change the person is told:
+hours of silence would be no kindness, and what arrives later is taken all the same. Only a few copies wait in the spool
+at once, so that a full inbox never fills the local disk.
 """
 
 from __future__ import annotations
