@@ -24,11 +24,10 @@ from voicekiln.loop import LEDGER
 from voicekiln.notify import Notifier
 from voicekiln.service import Service
 from voicekiln.settings import Settings
-from voicekiln.supervisor.common import Common, Now
+from voicekiln.supervisor.common import EXPECTED, Common, Now
 from voicekiln.supervisor.hands import Finish, attempt
 from voicekiln.supervisor.hiring import Machine
 from voicekiln.supervisor.homes import Homes
-from voicekiln.supervisor.intake import EXPECTED
 from voicekiln.supervisor.ownership import Ownership
 from voicekiln.worker.wire import Convert, Looked, Request
 

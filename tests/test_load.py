@@ -143,6 +143,30 @@ def test_thousands_are_told_in_one_line(build: Callable[..., Kiln]) -> None:
 
 
 @pytest.mark.requirement(16)
+def test_thousands_are_entered_in_portions(build: Callable[..., Kiln], monkeypatch: pytest.MonkeyPatch) -> None:
+    """No tick enters more than two of them, and what a crash in between leaves out is found by the next scan."""
+    monkeypatch.setattr("voicekiln.supervisor.intake.PORTION", 30)
+    kiln = build(lambda _: None)
+    kiln.run(10)
+    for number in range(100):
+        kiln.drop(f"{number}.pth")
+    kiln.mono += 60.0
+    entered = [known(kiln)]
+    while entered[-1] < 60:
+        kiln.service.tick(kiln.now)
+        entered.append(known(kiln))
+    assert sorted({*entered}) == [0, 60]
+    assert kiln.service.intake.due() == kiln.mono
+    kiln.crash()
+    kiln.run(20)
+    assert known(kiln) == 100
+
+
+def known(kiln: Kiln) -> int:
+    return sum(1 for _ in kiln.ledger.paths())
+
+
+@pytest.mark.requirement(16)
 def test_what_lies_in_the_inbox_takes_little_memory(build: Callable[..., Kiln]) -> None:
     """Two kilobytes a file at most, even while all of them are new."""
     kiln = build(lambda _: None, settle=Settle(quiet=1.0))

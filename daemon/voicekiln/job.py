@@ -68,6 +68,21 @@ class Recipe:
     interface: Interface = "rvc"
     verify: Verify = "full"
 
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any]) -> Self:
+        """Return the recipe in decoded JSON that a stranger may have written.
+
+        Raises:
+            ValueError, KeyError, TypeError: if it is none that this version can make.
+        """
+        if raw.keys() != {"name", "precisions", "opset", "interface", "verify"}:
+            raise ValueError("a recipe of another version")
+        precisions = tuple(raw["precisions"])
+        known = set(precisions) <= set(PRECISIONS) and raw["interface"] in INTERFACES and raw["verify"] in VERIFY
+        if not (known and precisions and type(raw["opset"]) is int and raw["opset"] in OPSETS):
+            raise ValueError("a recipe of an unknown kind")
+        return cls(_encodable(raw["name"]), precisions, raw["opset"], raw["interface"], raw["verify"])
+
     @property
     def fingerprint(self) -> str:
         """Equal for recipes that make equal files of equal standing, whatever their name."""
@@ -208,6 +223,13 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {type(value).__name__}")
     return value
+
+
+def _encodable(value: object) -> str:
+    """Return a text that can be written as UTF-8; JSON can hold halves of characters, which cannot."""
+    text = _text(value)
+    text.encode()
+    return text
 
 
 def _whole(value: object) -> int:

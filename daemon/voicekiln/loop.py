@@ -26,11 +26,10 @@ from voicekiln.folders.watch import Watch
 from voicekiln.notify import Notifier
 from voicekiln.service import STOP_WORKER_S, Service
 from voicekiln.settings import Settings, span
-from voicekiln.supervisor.common import Common, Log, Now
+from voicekiln.supervisor.common import EXPECTED, Common, Log, Now
 from voicekiln.supervisor.hands import ThreadHands
 from voicekiln.supervisor.hiring import devices, hire, rooms
 from voicekiln.supervisor.homes import Homes
-from voicekiln.supervisor.intake import EXPECTED
 from voicekiln.supervisor.ownership import Ownership
 
 LEDGER = "ledger.sqlite"

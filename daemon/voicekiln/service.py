@@ -80,6 +80,7 @@ class Service:
         self.ownership.step()
         due = [self.ownership.due(), self.common.next_try(), now.mono + LONGEST_NAP_S]
         if self.ownership.waits:
+            self.adoption.forget()
             self.dispatch.hear()
         elif self.adoption.under_way and self.ownership.sure:
             self.dispatch.hear()
@@ -150,12 +151,13 @@ class Service:
         """Return what keeps the work from going on that somebody should see to."""
         stuck = self.common.hands.stuck()
         found = [f"still {stuck}"] if stuck is not None else []
+        found += [trouble] if (trouble := self.ownership.trouble()) else []
         return found + [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
 
     def _clear_litter(self) -> None:
         """Once for each ledger whose daemon left something, as soon as the outbox is there."""
         instances = self.ownership.former - self._litter
-        if not instances:
+        if not instances or "outbox" in self.common.away:
             return
         self._litter |= instances
 
@@ -172,7 +174,7 @@ class Service:
 
     def _tell_systemd(self) -> None:
         status = self.status()
-        if not self._said_ready and (self.intake.knows or self.common.away or self.ownership.told()):
+        if not self._said_ready and (self.intake.knows or self.ownership.told() or self.troubles()):
             self._said_ready = True
             self._notifier.ready()
             self.common.log.info("service.ready", status=status, workers=len(self.dispatch.benches))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -109,11 +111,83 @@ def odd_path(body: Body) -> None:
     body["source"]["path"] = "both/deep/\ufffda.pth"
 
 
+def half_a_character(body: Body) -> None:
+    body["source"]["path"] = "both/deep/\ud800.pth"
+
+
+def a_recipe_of_half_a_character(body: Body) -> None:
+    body["recipe"]["name"] = "\ud800"
+
+
+def a_recipe_without_a_name(body: Body) -> None:
+    body["recipe"]["name"] = ["x"]
+
+
+def a_huge_number(body: Body) -> None:
+    body["recipe"]["opset"] = 10**30
+
+
+def an_unknown_verification(body: Body) -> None:
+    body["recipe"]["verify"] = {"x": 1}
+
+
+def no_precision(body: Body) -> None:
+    body["recipe"]["precisions"] = []
+
+
+def a_hash_of_half_a_character(body: Body) -> None:
+    body["onnx"][0]["sha256"] = "\ud800" * 64
+
+
+POISON: list[Callable[[Body], None]] = [
+    *(half_a_character, a_recipe_of_half_a_character, a_recipe_without_a_name, a_huge_number, no_precision),
+    *(an_unknown_verification, a_hash_of_half_a_character),
+]
+
+
+@pytest.mark.requirement(20)
+@pytest.mark.parametrize("poison", POISON)
+def test_a_poisoned_sidecar_does_not_keep_a_daemon_from_its_work(
+    outbox: Path, tmp_path: Path, poison: Callable[[Body], None]
+) -> None:
+    """One that no ledger could hold: the voice is converted anew, and everything else goes on."""
+    sidecar = outbox / "both/deep/a.json"
+    body = json.loads(sidecar.read_text())
+    poison(body)
+    sidecar.write_text(json.dumps(body))
+    bad = json.loads((outbox / "link.error.json").read_text())
+    bad["source"]["path"] = "\ud800.pth"
+    (outbox / "link.error.json").write_text(json.dumps(bad))
+    for path in (tmp_path / "state").glob("ledger*"):
+        path.unlink()
+    kiln = Kiln(tmp_path)
+    kiln.drop("new.pth")
+    kiln.run(120)
+    assert "new.json" in kiln.results()
+    kiln.close()
+
+
+def test_a_share_that_fails_in_the_midst_is_not_read_to_its_end(outbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not seen must not count as not there; a folder without the right to it is passed over."""
+    real, trouble = os.open, errno.EIO
+
+    def failing(path: Any, *arguments: Any, **named: Any) -> int:
+        if path == "deep":
+            raise OSError(trouble, os.strerror(trouble))
+        return real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "open", failing)
+    with pytest.raises(OSError, match="Input/output"):
+        list(found_in(outbox))
+    trouble = errno.EACCES
+    assert all("deep" not in str(found.relpath) for found in found_in(outbox))
+
+
 @pytest.mark.parametrize(
     "change",
     [
         *(elsewhere, outside, a_command, older, another_tool, a_strangers_file, a_way_out, another_size, no_hash),
-        *(unfaithful, an_unknown_field, nested, newer_layout, odd_path),
+        *(unfaithful, an_unknown_field, nested, newer_layout, odd_path, *POISON),
     ],
 )
 @pytest.mark.requirement(6)

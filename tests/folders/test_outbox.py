@@ -8,7 +8,8 @@ import json
 import os
 import stat
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -19,6 +20,7 @@ from voicekiln.errors import NameTaken, ShareAwayError
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, clear_temps, intact, publish
 from voicekiln.folders.voices import Published
+from voicekiln.job import FileStamp
 from voicekiln.steps import Step
 
 ONNX = PurePosixPath("sub/voice.onnx")
@@ -61,6 +63,24 @@ def deliver(tmp_path: Path) -> Callable[..., Delivery]:
     return make
 
 
+def refusal(*, old: bool = False) -> Delivery:
+    text = json.dumps({"made_by": {"name": "voicekiln"}, "source": {"path": "sub/voice.pth"}, "old": old}).encode()
+    return Delivery([Piece(PurePosixPath("sub/voice.error.json"), "refusal", text=text)], (), {}, "feed0001")
+
+
+@contextmanager
+def at_each_step(look: Callable[[Step], None]) -> Iterator[None]:
+    steps.on_passed, before = look, steps.on_passed
+    try:
+        yield
+    finally:
+        steps.on_passed = before
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208 - counted only
+
+
 def names(outbox: Path) -> set[str]:
     return {path.name for path in (outbox / "sub").iterdir()} if (outbox / "sub").exists() else set()
 
@@ -79,7 +99,7 @@ def test_files_lie_under_their_names_with_the_rights_asked_for(
     assert (outbox / ONNX).read_bytes() == b"onnx"
     assert stat.S_IMODE((outbox / ONNX).stat().st_mode) == 0o664
     assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o2775
-    assert (done[0].path, done[0].kind, done[0].sha256) == (ONNX, "onnx", sha(b"onnx"))
+    assert (done[0].path, done[0].kind, done[0].sha256, done[0].bytes) == (ONNX, "onnx", sha(b"onnx"), 4)
     assert names(outbox) == {"voice.onnx", "voice.json"}
 
 
@@ -94,8 +114,37 @@ def test_a_share_that_sets_the_rights_itself_is_no_failure(
 
     monkeypatch.setattr(os, "fchmod", refuse)
     monkeypatch.setattr(os, "fchown", refuse)
-    publish(outbox, deliver(), Rights(0o600, 0o700, 12345))
+    publish(outbox, deliver(), Rights(0o664, 0o2775, 12345))
     assert names(outbox) == {"voice.onnx", "voice.json"}
+    assert stat.S_IMODE((outbox / ONNX).stat().st_mode) == 0o600  # closed to others until it has its group
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o700
+
+
+@pytest.mark.requirement(17)
+def test_files_and_new_folders_get_the_group_asked_for_and_keep_their_owner(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All of them, and none if no group is asked for."""
+    given: list[tuple[str, int, int]] = []
+    monkeypatch.setattr(
+        os, "fchown", lambda file, uid, gid: given.append((Path(f"/proc/self/fd/{file}").readlink().name, uid, gid))
+    )
+    publish(outbox, deliver(), Rights())
+    assert given == []
+    (outbox / "sub").rename(outbox / "before")
+    publish(outbox, deliver(), Rights(gid=12345))
+    assert given[0] == ("sub", -1, 12345)
+    assert {(name.partition(".feed")[0], *ids) for name, *ids in given[1:]} == {
+        (".~voice.onnx", -1, 12345),
+        (".~voice.json", -1, 12345),
+    }
+
+
+def test_what_nobody_decided_about_is_readable_for_all(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """The rights that the command `convert` gives."""
+    publish(outbox, deliver(), RIGHTS)
+    assert stat.S_IMODE((outbox / ONNX).stat().st_mode) == 0o644
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o755
 
 
 @pytest.mark.requirement(5)
@@ -126,7 +175,7 @@ def test_at_every_step_a_sidecar_tells_the_truth(outbox: Path, deliver: Callable
 def test_bytes_are_on_the_disk_before_they_have_a_name(
     outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each file is synced before any is renamed, the folder before the sidecar comes and after it."""
+    """A new folder first, each file before any is renamed, the folder before the sidecar comes and after it."""
     calls: list[str] = []
     sync, rename = os.fsync, os.rename
 
@@ -139,12 +188,11 @@ def test_bytes_are_on_the_disk_before_they_have_a_name(
         calls.append(f"rename {new}")
         rename(old, new, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
 
-    (outbox / "sub").mkdir()
     monkeypatch.setattr(os, "fsync", synced)
     monkeypatch.setattr(os, "rename", renamed)
     publish(outbox, deliver(b"new"), RIGHTS)
     assert calls == [
-        *("sync voice.onnx", "sync voice.json", "rename voice.onnx", "sync folder"),
+        *("sync folder", "sync voice.onnx", "sync voice.json", "rename voice.onnx", "sync folder"),
         *("rename voice.json", "sync folder"),
     ]
 
@@ -282,7 +330,7 @@ def test_a_deep_tree_of_a_strangers_is_not_walked_to_its_end(outbox: Path) -> No
     os.close(folder)
     ours = outbox / temp_name("voice.onnx", "feed0001")
     ours.touch()
-    assert clear_temps(outbox, "feed") == 1
+    assert clear_temps(outbox, ["feed"]) == 1
     subprocess.run(["rm", "-rf", str(outbox / "d")], check=True)  # noqa: S607 - pytest's own clearing up is recursive
 
 
@@ -387,7 +435,7 @@ def test_only_our_own_temporary_files_are_cleared(outbox: Path) -> None:
     others = [outbox / temp_name("voice.onnx", "beef0001"), outbox / ".~lock.part", outbox / "deep/voice.onnx"]
     for path in (ours, *others):
         path.touch()
-    assert clear_temps(outbox, "feed") == 1
+    assert clear_temps(outbox, ["feed"]) == 1
     assert not ours.exists()
     assert all(path.exists() for path in others)
 
@@ -400,3 +448,230 @@ def test_intact_means_every_byte(outbox: Path, deliver: Callable[..., Delivery])
     assert not intact(outbox, [replace(files[0], sha256=sha(b"other"))])
     (outbox / ONNX).unlink()
     assert not intact(outbox, files)
+
+
+def test_no_descriptor_stays_open(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither after a publication nor after one that failed; a daemon runs for months."""
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    before = open_files()
+    files = publish(outbox, deliver(b"old"), RIGHTS)
+    intact(outbox, files)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        publish(outbox, deliver(b"new", voice__onnx=b"old", voice__json=sidecar_for(b"old")), RIGHTS)
+    assert open_files() == before
+
+
+def test_a_disk_that_writes_in_small_parts_gets_all_of_it(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`write` may take fewer bytes than it is given."""
+    write = os.write
+    monkeypatch.setattr(os, "write", lambda file, chunk: write(file, chunk[:3]))
+    publish(outbox, deliver(b"0123456789"), RIGHTS)
+    assert (outbox / ONNX).read_bytes() == b"0123456789"
+
+
+def test_a_disk_that_fills_up_between_two_files_leaves_neither(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The temporary files that were complete go as well."""
+    sync = os.fsync
+
+    def full(file: int) -> None:
+        if "voice.json" in str(Path(f"/proc/self/fd/{file}").readlink()):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        sync(file)
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        publish(outbox, deliver(b"new"), RIGHTS)
+    assert names(outbox) == set()
+
+
+@pytest.mark.requirement(13)
+def test_who_may_not_publish_any_more_shows_nothing(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """The last question is asked when all is ready, and a no leaves the outbox as it was."""
+    ready: list[set[str]] = []
+
+    def no() -> None:
+        ready.append(names(outbox))
+        raise ShareAwayError("another daemon's")
+
+    publish(outbox, deliver(b"old"), RIGHTS)
+    with pytest.raises(ShareAwayError):
+        publish(outbox, deliver(b"new"), RIGHTS, no)
+    assert [len(seen) for seen in ready] == [4]
+    assert names(outbox) == {"voice.onnx", "voice.json"}
+    assert (outbox / ONNX).read_bytes() == b"old"
+
+
+def test_a_refusal_that_is_replaced_is_never_absent(outbox: Path) -> None:
+    """It stands alone, so the newer one comes over it in one go; and it is known as ours without a ledger."""
+    seen: list[Step] = []
+    publish(outbox, refusal(old=True), RIGHTS)
+    with at_each_step(seen.append):
+        publish(outbox, refusal(), RIGHTS)
+    assert seen == [Step.TEMP_WRITTEN, Step.SIDECAR_RENAMED]
+    assert json.loads((outbox / "sub/voice.error.json").read_text())["old"] is False
+
+
+def test_the_sidecar_comes_last_however_many_files_there_are(
+    outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery]
+) -> None:
+    """Two precisions and a sidecar, published twice over without a ledger."""
+    half, path = tmp_path / "half", PurePosixPath("sub/voice.fp16.onnx")
+    half.write_bytes(b"half")
+    seen: list[tuple[Step, set[str]]] = []
+    for content in (b"old", b"new"):
+        seen.clear()
+        both = deliver(content)
+        onnx, sidecar = both.pieces
+        pieces = [onnx, Piece(path, "onnx", half, sha(b"half"), 4), sidecar]
+        with at_each_step(lambda step: seen.append((step, names(outbox)))):
+            publish(outbox, replace(both, pieces=pieces), RIGHTS)
+    assert [step for step, _ in seen[3:]] == [
+        *(Step.OLD_SIDECAR_GONE, Step.ONNX_RENAMED, Step.ONNX_RENAMED, Step.SIDECAR_RENAMED)
+    ]
+    assert all("voice.json" not in lie_there for _, lie_there in seen[3:-1])
+
+
+# --- what is recorded ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.requirement(6)
+def test_the_stamps_are_those_of_the_files_that_lie_there(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """So that the sweeper can tell later, without reading, that nobody has touched them."""
+    for file in publish(outbox, deliver(), RIGHTS):
+        assert file.stamp == FileStamp.of((outbox / file.path).stat())
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize("kind", ["another", "a link", "nothing"])
+def test_what_was_exchanged_at_once_gets_no_stamp(outbox: Path, deliver: Callable[..., Delivery], kind: str) -> None:
+    """The hash was ours, the file that lies there may not be; a link to our own file is no file of ours either."""
+
+    def exchange(step: Step) -> None:
+        if step is Step.SIDECAR_RENAMED:
+            (outbox / ONNX).rename(outbox / "ours")
+            if kind == "another":
+                (outbox / ONNX).write_bytes(b"onnx")
+            elif kind == "a link":
+                (outbox / ONNX).symlink_to(outbox / "ours")
+
+    with at_each_step(exchange):
+        onnx, sidecar = publish(outbox, deliver(), RIGHTS)
+    assert (onnx.sha256, onnx.stamp) == (sha(b"onnx"), None)
+    assert sidecar.stamp is not None
+
+
+# --- what is in the way ----------------------------------------------------------------------------------------------
+
+
+def test_stale_files_that_are_no_files_or_gone_are_left_alone(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """A folder in place of an older refusal of ours does not keep the new result back."""
+    (outbox / "sub/voice.error.json").mkdir(parents=True)
+    stale = [PurePosixPath("sub/voice.fp16.onnx"), PurePosixPath("sub/voice.error.json")]
+    publish(outbox, deliver(b"new", stale, voice__fp16__onnx=b"half", voice__error__json=b"refusal"), RIGHTS)
+    assert names(outbox) == {"voice.onnx", "voice.json", "voice.error.json"}
+
+
+@pytest.mark.parametrize("broken", ["sha256_at", "open_folder"])
+def test_a_disk_that_cannot_be_read_is_not_taken_for_a_strangers_file(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """It is tried again; a person who is told to move a file away would find none."""
+
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(f"voicekiln.folders.outbox.{broken}", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        publish(outbox, deliver(), RIGHTS)
+
+
+def test_a_sidecar_of_another_tool_makes_nothing_ours(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """Whatever else it says."""
+    publish(outbox, deliver(b"old"), RIGHTS)
+    body = json.loads((outbox / SIDECAR).read_text())
+    body["made_by"]["name"] = "another"
+    (outbox / SIDECAR).write_text(json.dumps(body))
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(b"new"), RIGHTS)
+
+
+@pytest.mark.parametrize("told", ["", "0" * 63, 7, None, []])
+def test_a_hash_that_is_none_vouches_for_no_file(outbox: Path, deliver: Callable[..., Delivery], told: object) -> None:
+    """The empty one least of all: it is what a file of any other size seems to have."""
+    publish(outbox, deliver(b"old"), RIGHTS)
+    (outbox / ONNX).write_bytes(b"a stranger's")
+    body = json.loads((outbox / SIDECAR).read_text())
+    body["onnx"] = [{"sha256": told, "bytes": 3}]
+    (outbox / SIDECAR).write_text(json.dumps(body))
+    with pytest.raises(NameTaken) as taken:
+        publish(outbox, deliver(b"new"), RIGHTS)
+    assert taken.value.found == {"name": str(ONNX)}
+
+
+@pytest.mark.parametrize("text", ["{}", "[]", '{"made_by": "x"}', '{"made_by": {"name": "voicekiln"}}'])
+def test_a_strangers_json_in_the_way_is_an_answer(outbox: Path, deliver: Callable[..., Delivery], text: str) -> None:
+    """Whatever it holds, it is a file that is not ours."""
+    (outbox / "sub").mkdir()
+    (outbox / SIDECAR).write_text(text)
+    with pytest.raises(NameTaken):
+        publish(outbox, deliver(), RIGHTS)
+
+
+def test_staging_whose_folder_is_gone_is_lost(outbox: Path, tmp_path: Path, deliver: Callable[..., Delivery]) -> None:
+    """The voice is converted again, and nobody waits for a share in vain."""
+    delivery = deliver(b"good")
+    onnx, sidecar = delivery.pieces
+    moved = replace(onnx, source=tmp_path / "gone" / "a.onnx")
+    with pytest.raises(StagingLostError, match="cannot be read"):
+        publish(outbox, replace(delivery, pieces=[moved, sidecar]), RIGHTS)
+
+
+def test_temporary_names_are_as_short_as_the_share_wants_them(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An encrypted share takes 143 bytes, and the ending must not make a name too long that was not."""
+    seen: set[str] = set()
+    monkeypatch.setattr(os, "fpathconf", lambda _folder, _what: 26)
+    with at_each_step(lambda _: seen.update(names(outbox))):
+        publish(outbox, deliver(), RIGHTS)
+    assert len(seen) == 4
+    assert max(map(len, seen)) == 26
+
+
+def test_results_in_a_folder_that_is_gone_are_not_intact(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """Nor those that cannot be read."""
+    files = publish(outbox, deliver(), RIGHTS)
+    (outbox / "sub").rename(outbox / "elsewhere")
+    assert intact(outbox, files) is False
+
+
+def test_clearing_up_follows_no_link_and_passes_over_what_it_may_not_remove(
+    outbox: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder elsewhere keeps its files, and one file that cannot go keeps no other."""
+    name = temp_name("voice.onnx", "feed0001")
+    for folder in (tmp_path / "elsewhere", outbox / "a", outbox / "b"):
+        folder.mkdir()
+        (folder / name).touch()
+    (outbox / "link").symlink_to(tmp_path / "elsewhere")
+    shut, unlink = (outbox / "a").stat().st_ino, os.unlink
+
+    def unlinked(path: str, *, dir_fd: int) -> None:
+        if os.fstat(dir_fd).st_ino == shut:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(path, dir_fd=dir_fd)
+
+    monkeypatch.setattr(os, "unlink", unlinked)
+    assert clear_temps(outbox, ["feed"]) == 1
+    assert (tmp_path / "elsewhere" / name).exists()
+    assert [path.parent.name for path in outbox.glob(f"[ab]/{name}")] == ["a"]

@@ -11,7 +11,12 @@ from pathlib import Path
 import pytest
 
 from voicekiln.errors import ShareAwayError
-from voicekiln.folders.owner import BEAT_S, MARKER, QUESTION, STALE_S, SURE_S, Marker, Tenancy
+from voicekiln.folders.owner import BEAT_S, MARKER, QUESTION, STALE_S, SURE_S, UNKNOWN, Marker, Tenancy
+
+
+def ledger_of(name: str) -> str:
+    """Return what stands for the mark of a daemon's ledger."""
+    return name.encode().hex().rjust(8, "0")
 
 
 class Host:
@@ -19,7 +24,7 @@ class Host:
 
     def __init__(self, outbox: Path, name: str, *, run: int = 1, ledger: str | None = None) -> None:
         self.now = 1000.0 * len(name)  # no two hosts agree on the time
-        self.tenancy = Tenancy(outbox, Marker(f"{name}-{run}", ledger or name, name, 0), lambda: self.now)
+        self.tenancy = Tenancy(outbox, Marker(f"{name}-{run}", ledger_of(ledger or name), name, 0), lambda: self.now)
 
     def look(self, after: float = 0.0) -> str:
         self.now += after
@@ -158,7 +163,7 @@ def test_a_clean_end_is_followed_without_delay(tmp_path: Path) -> None:
     look = b.tenancy.look()
     assert look.standing == "claiming"
     assert look.other is not None
-    assert look.other.ledger == "a"
+    assert look.other.ledger == ledger_of("a")
     assert b.looks(2 * BEAT_S) == ["claiming", "owner"]
 
 
@@ -180,6 +185,15 @@ def test_a_marker_without_sense_is_an_unknown_daemons(tmp_path: Path, text: byte
     a = Host(tmp_path, "a")
     assert {a.look(), *a.looks(STALE_S - BEAT_S)} == {"spare"}
     assert a.looks(3 * BEAT_S) == ["claiming", "claiming", "owner"]
+
+
+@pytest.mark.parametrize("ledger", ["", "0", "voicekiln", "../x", "ABCDEF01"])
+def test_a_marker_names_no_other_files_than_a_daemons(tmp_path: Path, ledger: str) -> None:
+    """The temporary files of the ledger that it names are cleared away; an empty name would be everybody's."""
+    (tmp_path / MARKER).write_text(json.dumps(asdict(Marker("x", ledger, "x", 0, released=True))))
+    look = Host(tmp_path, "a").tenancy.look()
+    assert look.other is not None
+    assert look.other.ledger == UNKNOWN
 
 
 @pytest.mark.parametrize("kind", ["link", "folder", "pipe"])

@@ -14,6 +14,7 @@ from voicekiln.folders.owner import FILES, STALE_S
 from voicekiln.folders.voices import State
 from voicekiln.loop import LEDGER
 from voicekiln.settings import Sweep
+from voicekiln.supervisor.common import TROUBLE
 
 NEVER = Sweep(sources=None, results=None, refusals=None)
 
@@ -201,9 +202,33 @@ def test_an_outbox_that_is_full_is_no_reason_to_stop_looking(pair: Pair, monkeyp
     pair.run(60)
     assert pair.one.voice("a.pth").state is State.CONVERTED
     assert "publishing nothing: No space left on device" in pair.one.service.status()
+    assert "publishing nothing: No space left on device" in (pair.one.ledger.fact(TROUBLE) or "")
     monkeypatch.undo()
     pair.run(60)
     assert pair.one.results() == {"a.onnx", "a.json"}
+
+
+def test_an_outbox_that_goes_away_while_it_is_read_is_waited_for(tmp_path: Path) -> None:
+    """Nothing spins, little is said, and what lay there is known when it is back."""
+    kiln = Kiln(tmp_path)
+    kiln.drop("a.pth")
+    kiln.run(30)
+    kiln.service.stop()
+    kiln.close()
+    for path in kiln.settings.state.glob(f"{LEDGER}*"):
+        path.unlink()
+    kiln.start()
+    while not kiln.service.adoption._reading:
+        kiln.service.tick(kiln.now)
+        kiln.mono += 1
+    kiln.outbox.rename(tmp_path / "away")
+    kiln.run(300)
+    assert len(kiln.log.events) < 10
+    (tmp_path / "away").rename(kiln.outbox)
+    kiln.run(120)
+    assert kiln.asked == []
+    assert kiln.voice("a.pth").state is State.DONE
+    kiln.close()
 
 
 def test_a_lost_ledger_is_filled_from_the_outbox(tmp_path: Path) -> None:

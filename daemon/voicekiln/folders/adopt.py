@@ -10,6 +10,7 @@ Accepted: whoever may write to the outbox may write a sidecar, and so let files 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -29,11 +30,14 @@ REFUSAL = ".error.json"
 
 
 def found_in(outbox: Path) -> Iterator[Found]:
-    """Give what sidecars and refusals in the outbox tell of; folders that cannot be read are passed over.
+    """Give what sidecars and refusals in the outbox tell of; folders that one may not read are passed over.
 
     For the hands: it reads every sidecar, and goes on between two calls of `next`.
+
+    Raises:
+        OSError: if the share does not answer; what was given until then is not all.
     """
-    for top, folders, names, folder in os.fwalk(outbox, follow_symlinks=False):
+    for top, folders, names, folder in os.fwalk(outbox, onerror=_pass_over, follow_symlinks=False):
         where = PurePosixPath(Path(top).relative_to(outbox))
         if len(where.parts) > MAX_DEPTH:  # nothing of ours lies deeper
             folders.clear()
@@ -41,6 +45,11 @@ def found_in(outbox: Path) -> Iterator[Found]:
         for name in sorted(names):
             if name.endswith(RESULT) and (found := _read(folder, where / name)) is not None:
                 yield found
+
+
+def _pass_over(error: OSError) -> None:
+    if error.errno not in (errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+        raise error
 
 
 def _read(folder: int, path: PurePosixPath) -> Found | None:
@@ -67,8 +76,9 @@ def _refusal(path: PurePosixPath, text: bytes) -> Found | None:
     try:
         body = json.loads(text)
         relpath = PurePosixPath(body["source"]["path"])
+        body["source"]["path"].encode()  # as in `read`
         ours = body["made_by"]["name"] == "voicekiln" and isinstance(body["made_by"]["ledger"], str) and body["code"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
     if not ours or not _is_of(relpath, path):
         return None

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -157,7 +158,8 @@ def _make_folder(parent: int, name: str, rights: Rights) -> None:
     try:
         os.mkdir(name, 0o700, dir_fd=parent)
     except FileExistsError:
-        return
+        if not _is_half_made(parent, name):
+            return
     made = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
     try:
         _give(made, rights.folder_mode, rights.gid)
@@ -165,6 +167,19 @@ def _make_folder(parent: int, name: str, rights: Rights) -> None:
         os.close(made)
     sync_folder(parent)
     passed(Step.FOLDER_MADE)
+
+
+def _is_half_made(parent: int, name: str) -> bool:
+    """Say whether we went down between making this folder and giving it its rights: nobody else could enter it."""
+    st = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(st.st_mode) or stat.S_IMODE(st.st_mode) != 0o700 or st.st_uid != os.geteuid():  # noqa: PLR2004 - as above
+        return False
+    folder = os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    try:
+        with os.scandir(folder) as entries:
+            return next(entries, None) is None
+    finally:
+        os.close(folder)
 
 
 def _give(file: int, mode: int, gid: int | None) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import time
 import zlib
@@ -47,12 +48,15 @@ SURE_S = 15.0
 UNKNOWN = "?"
 """Owner and ledger of a marker that cannot be read."""
 
+_LEDGER = re.compile("[0-9a-f]{8}")
+"""What `Ledger.instance` looks like. Whose temporary files are cleared away hangs on it."""
+
 _BYTES = 512
 """The marker always has this length, so that it is written in one go, over the older one, on a full disk too."""
 
 
 def clock() -> float:
-    """Return seconds that go on while the machine sleeps: a lease that was slept through has run out."""
+    """Return seconds that go on while the machine sleeps: what was sure before is not after it."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
@@ -178,8 +182,13 @@ def _read(folder: int) -> Marker | None:
         os.close(file)
     try:
         facts = json.loads(text)
+        ledger = str(facts["ledger"])
         return Marker(
-            str(facts["owner"]), str(facts["ledger"]), str(facts["host"]), int(facts["beat"]), facts["released"] is True
+            str(facts["owner"]),
+            ledger if _LEDGER.fullmatch(ledger) else UNKNOWN,
+            str(facts["host"]),
+            int(facts["beat"]),
+            facts["released"] is True,
         )
     except (ValueError, KeyError, TypeError, RecursionError, OverflowError):
         return Marker(UNKNOWN, UNKNOWN, "an unknown host", zlib.crc32(text))

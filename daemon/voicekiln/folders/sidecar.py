@@ -89,6 +89,7 @@ def read(text: bytes) -> Told | None:
         body = json.loads(text)
         made_by, source = body["made_by"], body["source"]
         relpath = PurePosixPath(source["path"])
+        source["path"].encode()  # JSON can hold halves of characters, which no ledger can
         is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str)
         is_below = relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts
         if not (is_daemons and is_below and body["schema"] == SCHEMA and _is_sha256(source["sha256"])):
@@ -98,10 +99,11 @@ def read(text: bytes) -> Told | None:
         names = [facts["name"] for facts in body["onnx"]]
         if not all(isinstance(name, str) and PurePosixPath(name).name == name for name in names):
             return None
-        recipe = Recipe(**(body["recipe"] | {"precisions": tuple(body["recipe"]["precisions"])}))
+        if not all(_is_sha256(file.sha256) for file in conversion.files):
+            return None
         files = tuple(zip(names, conversion.files, strict=True))
-        return Told(relpath, source["sha256"], recipe, conversion, files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return Told(relpath, source["sha256"], Recipe.from_dict(body["recipe"]), conversion, files)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
 
 

@@ -146,10 +146,9 @@ def carry_out(
             if going and (enough() or not quick):
                 break
             going.append(_Going(item, ground))
+            going[-1].remove(hand, slice(1))  # at once: a disk may take longer to remove a file than to look at it
             if not quick:
                 break
-        for each in going:
-            each.remove(hand, slice(1))
         hand.flush()
         for each in going:
             each.remove(hand, slice(1, None))

@@ -8,6 +8,7 @@ from enum import StrEnum
 from pathlib import PurePosixPath
 from typing import Literal
 
+from voicekiln import __version__
 from voicekiln.errors import Refusal
 from voicekiln.job import Conversion, Converted, FileStamp, Recipe, Refused
 
@@ -154,6 +155,11 @@ class Found:
     """Of the source; this and the next two are None for a refusal, which says too little to be believed."""
     recipe: Recipe | None
     ending: Converted | None
+
+
+def key_of(sha256: str | None, recipe: Recipe) -> str:
+    """Return what content, recipe and our own version make together: equal keys have equal results."""
+    return f"{sha256}.{recipe.fingerprint}.{__version__}"
 
 
 def ending_json(ending: Converted | Refused) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import islice
 
-from voicekiln import __version__
-from voicekiln.errors import plain
+from voicekiln.errors import ShareAwayError, plain
 from voicekiln.folders.adopt import found_in
 from voicekiln.folders.names import fold, reserved
-from voicekiln.folders.voices import Found
+from voicekiln.folders.voices import Found, key_of
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.ownership import Ownership
 
@@ -35,9 +34,13 @@ class Adoption:
         """Whether the ledger does not hold yet what lies in the outbox."""
         return self._ownership.follows
 
+    def forget(self) -> None:
+        """Begin with the first folder next time: another daemon may have worked there meanwhile."""
+        self._left = None
+
     def step(self) -> None:
-        """Read on, where there is something to read and this daemon is the owner."""
-        if self._reading or not self._ownership.sure or not self.under_way:
+        """Read on; for the owner of the outbox."""
+        if self._reading or "outbox" in self._common.away:
             return
         self._reading = True
         if self._left is None:
@@ -51,6 +54,8 @@ class Adoption:
 
     def _enter(self, some: list[Found]) -> None:
         self._reading = False
+        if self._left is None:  # forgotten meanwhile
+            return
         if not some:
             self._left = None
             self._ownership.known()
@@ -60,9 +65,8 @@ class Adoption:
             self._adopted += sum(self._adopt(found) for found in some)
 
     def _adopt(self, found: Found) -> bool:
-        key = None
-        if found.recipe is not None:
-            key = f"{found.sha256}.{found.recipe.fingerprint}.{__version__}"  # it need not be made by our own version
+        # It need not be made by our own version.
+        key = None if found.recipe is None else key_of(found.sha256, found.recipe)
         names = [fold(str(found.base.with_name(name))) for name in reserved(found.base.name)]
         return self._common.ledger.adopt(found, key, names, self._common.now.wall)
 
@@ -70,4 +74,5 @@ class Adoption:
         """Begin anew when the outbox is there again."""
         self._reading, self._left = False, None
         self._common.heard(error)
-        self._common.log.warning("outbox.unread", reason=plain(str(error)))
+        if not isinstance(error, ShareAwayError):
+            self._common.log.warning("outbox.unread", reason=plain(str(error)))

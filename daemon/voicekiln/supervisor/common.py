@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from heapq import heappop, heappush
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from voicekiln.errors import ShareAwayError
+from voicekiln.errors import ConfigError, NotYet, Refusal, ShareAwayError
 from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.voices import Voice
 from voicekiln.job import Recipe
 from voicekiln.settings import Settings
@@ -21,6 +23,9 @@ FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 600.0
 """A share or disk in trouble is tried again after 5 s, then at doubling distances up to ten minutes, for ever."""
 
+
+EXPECTED = (ConfigError, OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
+"""What work on a share may raise; anything else is a defect."""
 
 TROUBLE = "trouble"
 """Fact in the ledger: what keeps the daemon from its work, for the command `health`."""
@@ -84,21 +89,29 @@ class Common:
     def clear_job(self, job: str | None) -> None:
         """Remove the spooled copy and the staging folder of a job; both lie on local disk."""
         if job is not None:
-            self.spool(job).unlink(missing_ok=True)
+            self.clear_copy(job)
             shutil.rmtree(self.staging(job), ignore_errors=True)
+
+    def clear_copy(self, job: str) -> None:
+        """Remove the spooled copy of a job. What a disk in trouble does not let go is a leftover, and goes later."""
+        with suppress(OSError):
+            self.spool(job).unlink(missing_ok=True)
 
     def clear_leftovers(self, taking: str | None = None) -> None:
         """Remove what lies in spool and staging for no voice of the ledger; `taking` is a copy under way."""
         jobs = self.ledger.jobs() | {taking}
         for name in ("spool", "staging"):
-            folder = self.settings.state / name
-            folder.mkdir(mode=0o700, exist_ok=True)
-            for path in folder.iterdir():
-                job = path.name.partition(".")[0]
-                if job not in jobs:
-                    shutil.rmtree(path, ignore_errors=True)
-                    with suppress(OSError):  # a folder, which is gone now
-                        path.unlink()
+            with suppress(OSError):  # the disk is in trouble: they are leftovers still next time
+                self._clear(self.settings.state / name, jobs)
+
+    @staticmethod
+    def _clear(folder: Path, jobs: Collection[str | None]) -> None:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        for path in folder.iterdir():
+            if path.name.partition(".")[0] not in jobs:
+                shutil.rmtree(path, ignore_errors=True)
+                with suppress(OSError):  # a folder, which is gone now
+                    path.unlink()
 
     def put_off(self, voice: int) -> float:
         """Let a voice wait before its next try, longer each time; return the wall-clock time of that try."""

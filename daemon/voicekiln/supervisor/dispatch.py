@@ -200,7 +200,7 @@ class Dispatch:
         self._common.ledger.ended(voice.id, ending)
         passed(Step.ENDED)
         if voice.job is not None:  # the copy has done its work, and the outbox may be stuck for long
-            self._common.spool(voice.job).unlink(missing_ok=True)
+            self._common.clear_copy(voice.job)
 
     def _lost(self, voice: Voice, lost: Lost) -> None:
         common = self._common

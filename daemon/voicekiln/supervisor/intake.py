@@ -13,18 +13,16 @@ from __future__ import annotations
 import errno
 import secrets
 import shutil
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from voicekiln import __version__
 from voicekiln.errors import (
     Changed,
-    ConfigError,
     ConflictCopy,
     Incomplete,
     NotAFile,
-    NotYet,
     Refusal,
     ShareAwayError,
     Unproven,
@@ -33,10 +31,10 @@ from voicekiln.errors import (
 )
 from voicekiln.folders.inbox import Snapshot, recipe_of, scan
 from voicekiln.folders.names import shown
-from voicekiln.folders.outbox import StagingLostError, intact
+from voicekiln.folders.outbox import intact
 from voicekiln.folders.settle import Settler
 from voicekiln.folders.spool import Spooled, take
-from voicekiln.folders.voices import AT_REST, REPLACEABLE, Known, Published, State, Voice
+from voicekiln.folders.voices import AT_REST, REPLACEABLE, Known, Published, State, Voice, key_of
 from voicekiln.folders.watch import FileSystem
 from voicekiln.job import NOT_READ, FileStamp, Refused
 from voicekiln.settings import Settings
@@ -63,8 +61,10 @@ LEAST_BETWEEN_SCANS_S = 0.5
 CROWD = 100
 """So many new files in one look are told in one line; each of them has lines of its own later."""
 
-EXPECTED = (ConfigError, OSError, NotYet, Refusal, ShareAwayError, StagingLostError)
-"""What work on a share may raise; anything else is a defect."""
+PORTION = 2000
+"""So many new files are entered in one go, the next ones at the next tick: nobody waits for tens of thousands.
+
+A crash in between costs nothing; whatever the ledger does not know is new to the next scan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,8 @@ class Intake:
         """Until when a voice is let alone, and its number."""
         self._next_later = float("inf")
         self._unreadable: set[PurePosixPath] = set()
+        self._coming: deque[tuple[PurePosixPath, FileStamp, Refusal | None]] = deque()
+        """New files that the last scan saw and that are not entered yet."""
         self._scanning = False
         self._taking: str | None = None
         """The job whose copy is under way."""
@@ -109,6 +111,8 @@ class Intake:
         self.system: FileSystem | None = None
         """On which the inbox lay at the last scan; None before the first."""
         self._good = float("-inf")
+        self._crowd = False
+        """Whether the last scan saw too many new files to tell of each."""
 
     @property
     def knows(self) -> bool:
@@ -121,13 +125,17 @@ class Intake:
 
     def step(self) -> None:
         """Start a scan if one is due, and take the next file that has settled."""
-        if not self._scanning and self._common.now.mono >= self.due():
+        if self._coming:
+            self._enter_some()
+        elif not self._scanning and self._common.now.mono >= self.due():
             self._scan()
         if self._taking is None and "inbox" not in self._common.away:
             self._take_next()
 
     def due(self) -> float:
-        """Return the monotonic time of the next scan; infinity while one is under way."""
+        """Return the monotonic time of the next scan; now if one is to be gone on with, infinity while one looks."""
+        if self._coming:
+            return self._common.now.mono
         if self._scanning:
             return float("inf")
         settled = self._settler.next_due()
@@ -168,7 +176,6 @@ class Intake:
         """Bring the ledger into agreement with what lies in the inbox."""
         snapshot = look.snapshot
         self._scanning = False
-        self._good = self._common.now.mono
         self.folders, self.system = snapshot.folders, look.system
         self._common.synced = snapshot.synced
         self._common.share_is("inbox", None)
@@ -178,19 +185,20 @@ class Intake:
         self._unreadable = set(snapshot.unreadable)
         with self._common.ledger.together():
             waiting = self._compare(snapshot)
+            self._enter_some()
         self._settler.quiet_s = self._common.settings.settle.quiet
         self._settler.observe(waiting, began, self._common.now.mono)
         self._common.clear_leftovers(self._taking)
 
     def _compare(self, snapshot: Snapshot) -> dict[PurePosixPath, FileStamp]:
-        """Enter what has changed; return the files that are not at rest.
+        """Enter what has changed; return the files that are not at rest. The new ones among them are `_coming`.
 
         Those may be few and the others thousands, of which nothing is kept in memory.
         """
         refused: dict[PurePosixPath, Refusal] = {path: ConflictCopy(tool=t) for path, t in snapshot.conflicts.items()}
         refused |= {path: NotAFile(what=what) for path, what in snapshot.odd.items()}
         seen = snapshot.files | dict.fromkeys(refused, NOT_READ)
-        changed: list[tuple[PurePosixPath, FileStamp, Known | None]] = []
+        changed: list[tuple[PurePosixPath, FileStamp, Known]] = []
         waiting: dict[PurePosixPath, FileStamp] = {}
         vanished: list[int] = []
         for relpath, old in self._common.ledger.known():
@@ -201,31 +209,40 @@ class Intake:
                 changed.append((relpath, stamp, old))
             elif old.state not in AT_REST:
                 waiting[relpath] = stamp
-        changed += [(relpath, stamp, None) for relpath, stamp in seen.items()]
-        crowd = len(changed) > CROWD
-        if crowd:
-            self._common.log.info("files.seen", count=len(changed))
+        self._crowd = len(changed) + len(seen) > CROWD
+        if self._crowd:
+            self._common.log.info("files.seen", count=len(changed) + len(seen))
         for relpath, stamp, before in changed:
-            voice = self._sight(relpath, stamp, before, tell=not crowd)
-            waiting[relpath] = stamp
-            if relpath in refused:
-                self._common.ledger.ended(voice.id, Refused(refused[relpath]), of_content=False)
+            # Not told: a growing file is seen every second.
+            self._sight(relpath, stamp, refused.get(relpath), before.job, tell=False)
         for number in vanished:
             self._common.ledger.vanished(number)
+        self._coming.extend((relpath, stamp, refused.get(relpath)) for relpath, stamp in seen.items())
+        waiting |= {relpath: stamp for relpath, stamp, _ in changed} | seen
         return {relpath: stamp for relpath, stamp in waiting.items() if relpath not in refused}
 
-    def _sight(self, relpath: PurePosixPath, stamp: FileStamp, old: Known | None, *, tell: bool) -> Voice:
-        if old is not None:
-            self._common.clear_job(old.job)
+    def _enter_some(self) -> None:
+        """Enter as many of the new files as is quick; behind the last one the ledger agrees with the inbox."""
+        with self._common.ledger.together():
+            for _ in range(min(PORTION, len(self._coming))):
+                self._sight(*self._coming.popleft(), tell=not self._crowd)
+        if not self._coming:
+            self._good = self._common.now.mono
+
+    def _sight(
+        self, relpath: PurePosixPath, stamp: FileStamp, refusal: Refusal | None, job: str | None = None, *, tell: bool
+    ) -> None:
+        """Enter a file that is new, or another than it was; `job` is what was made of it before."""
+        self._common.clear_job(job)
         recipe = recipe_of(relpath, self._common.settings.recipes, "default")
         voice = self._common.ledger.sight(relpath, recipe, stamp, self._common.now.wall)
         passed(Step.SEEN)
         self._common.went_well(voice.id)
         self._later.pop(relpath, None)
-        told = tell and old is None  # a growing file is seen every second
-        say = self._common.log.info if told else self._common.log.debug
+        if refusal is not None:
+            self._common.ledger.ended(voice.id, Refused(refusal), of_content=False)
+        say = self._common.log.info if tell else self._common.log.debug
         say("file.seen", file=shown(relpath), bytes=stamp.size, recipe=voice.recipe)
-        return voice
 
     # --- taking --------------------------------------------------------------------------------------------------
 
@@ -279,12 +296,12 @@ class Intake:
         current = common.ledger.voice(voice.relpath)
         settling = current is not None and current.state in (State.SETTLING, State.INCOMPLETE)
         if current is None or not settling or current.id != voice.id or current.stamp != spooled.stamp:
-            common.spool(job).unlink(missing_ok=True)  # it changed, vanished or was forgotten meanwhile
+            common.clear_job(job)  # it changed, vanished or was forgotten meanwhile
             return
         recipe = common.recipe(current)
-        key = f"{spooled.sha256}.{recipe.fingerprint}.{__version__}"
+        key = key_of(spooled.sha256, recipe)
         if key == current.key and current.ending is not None and taken.intact:
-            common.spool(job).unlink()
+            common.clear_job(job)
             common.ledger.unchanged(voice.id, spooled.stamp, common.now.wall)
             common.log.info("file.unchanged", file=shown(voice.relpath))
             return

@@ -1,9 +1,9 @@
 """Whether this daemon is the one that may write to the outbox, asked of the owner marker every few seconds.
 
-The marker has a pair of hands of its own, so that a long copy does not keep its counter from rising. Until the first
-answer nothing is begun. A daemon that stands by looks at the marker and at nothing else; one that cannot reach it
-(the outbox is away or full) goes on with what needs no outbox, and publishes when it can be sure again. Whoever
-follows another daemon first reads in the outbox what that one has done (`adoption`).
+The marker has a pair of hands of its own, so that a long copy does not keep questions from being answered. Nothing is
+begun before the first look is over. A daemon that stands by looks at the marker and at nothing else; one that cannot
+reach it (the outbox is away or full) goes on with what needs no outbox, and publishes when it can be sure again. Who
+follows another daemon then reads in the outbox first what that one has done (`adoption`).
 """
 
 from __future__ import annotations
@@ -93,6 +93,13 @@ class Ownership:
                 return f"standing by: voicekiln on {plain(host)} works on the outbox"
             case "claiming":
                 return "taking over the outbox"
+        return None
+
+    def trouble(self) -> str | None:
+        """Return the clause that says why nothing is published although this daemon should; None if all is well."""
+        stuck = self._pulse.stuck()
+        if stuck is not None:
+            return f"still {stuck}"
         if self._reason is not None and not self.sure and "outbox" not in self._common.away:
             return f"publishing nothing: {self._reason}"
         return None

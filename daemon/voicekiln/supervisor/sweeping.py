@@ -27,8 +27,8 @@ WANT_SWEEP = "sweep wanted"
 
 PIECE = 500
 PIECE_S = 0.1
-"""So many items make a piece, and no more than can be looked at in so many seconds; their removal takes some times as
-long. In between, the hands do what else there is to do."""
+"""So many items make a piece, and no more than their first files can be removed of in so many seconds; the other files
+take about as long again. In between, the hands do what else there is to do."""
 
 ROUND = 50_000
 """So many voices whose source is gone are looked after at each sweep, the next ones at the next."""
