@@ -74,6 +74,7 @@ def test_a_refusal_fits_its_schema(tmp_path: Path) -> None:
         assert refusal["code"] == "web-page"
 
 
+@pytest.mark.requirement(8)
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSEGV], ids=lambda n: n.name)
 def test_a_worker_that_is_killed_is_replaced_and_the_job_done(
     tmp_path: Path, tiny: Path, number: signal.Signals
@@ -114,6 +115,7 @@ def test_a_job_that_never_ends_is_given_up_with_words(tmp_path: Path, worker: st
         daemon.until(lambda: daemon.litter() == [])
 
 
+@pytest.mark.requirement(8)
 def test_a_worker_that_hangs_is_ended_and_other_files_keep_flowing(tmp_path: Path, tiny: Path) -> None:
     """Frozen in the middle of a job it is killed after the deadline; both voices come out, the frozen one second."""
     other = write_tiny(tmp_path / "other.pth", seed=7)

@@ -18,7 +18,7 @@ import pytest
 
 import voicekiln
 from endings import converted
-from kiln import Kiln, SlowHands, voice_bytes
+from kiln import Kiln, SlowHands
 from voicekiln import report
 from voicekiln.folders.voices import Kind, Published, State
 from voicekiln.job import FileStamp, Job, Recipe
@@ -412,8 +412,3 @@ def test_a_configuration_read_anew_hundreds_of_times_leaves_nothing_behind(build
     assert (open_files(), threading.active_count()) == before
     assert grown() < 60_000
     assert kiln.service.common.settings.settle == Settle(quiet=(199 % 7) + 1)
-
-
-def test_the_helper_makes_whole_voices() -> None:
-    """The files of these tests count as checkpoints."""
-    assert voice_bytes().startswith(b"PK")

@@ -24,7 +24,7 @@ PROMISES = {
     13: "Of two daemons on one outbox, one works.",
     14: "Every sync tool's way of delivering a file is served.",
     15: "Where events cannot be had, the scan does without.",
-    16: "A full inbox costs no more memory than a small one, and few lines.",
+    16: "A full inbox costs little memory a file, and few lines.",
     17: "Published files have the right owner and mode.",
     18: "Whoever asks is told how things stand.",
     19: "The service unit is closed, and a hung share is no reason to kill it.",

@@ -291,6 +291,7 @@ def test_odd_names_are_served_like_any_other(kiln: Kiln, name: str) -> None:
     assert kiln.read(sidecar.name)["source"]["name"].isprintable()
 
 
+@pytest.mark.requirement(10)
 def test_a_conflict_copy_is_told_of_and_not_converted(kiln: Kiln) -> None:
     """Two devices disagree; a person has to say which is meant."""
     kiln.drop("a.sync-conflict-20260101-101010-ABCDEFG.pth")

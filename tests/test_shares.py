@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import time
 from collections import Counter
@@ -86,6 +87,38 @@ def test_a_share_that_never_answers_stops_neither_the_loop_nor_the_watchdog(tmp_
         assert time.monotonic() - began < 20, "a hung share held up the stop"
 
 
+LOOPING = """
+import time
+from pathlib import Path
+from voicekiln import service
+
+tick = service.Service.tick
+
+def stalls(self, now):
+    while Path({flag!r}).exists():
+        time.sleep(0.05)
+    return tick(self, now)
+
+service.Service.tick = stalls
+service.LONGEST_NAP_S = 0.2
+"""
+
+
+@pytest.mark.requirement(19)
+def test_a_loop_that_hangs_is_not_said_to_be_well(tmp_path: Path, systemd: Systemd) -> None:
+    """The ping comes from the loop alone: when that stands still the service manager hears nothing more."""
+    flag = tmp_path / "stop"
+    with Daemon(tmp_path, prelude=PRELUDE + LOOPING.format(flag=str(flag)), env=systemd.env) as daemon:
+        daemon.until(lambda: systemd.hear()["WATCHDOG=1"] >= 2)
+        flag.touch()
+        time.sleep(1)
+        pings = systemd.hear()["WATCHDOG=1"]
+        time.sleep(2)  # twice the period that it was given
+        assert systemd.hear()["WATCHDOG=1"] == pings
+        flag.unlink()
+        daemon.until(lambda: systemd.hear()["WATCHDOG=1"] > pings)
+
+
 LIMIT = """
 import sys
 from pathlib import Path
@@ -143,12 +176,12 @@ def test_a_flood_that_overflows_the_queue_of_events_loses_nothing(tmp_path: Path
     config = CONFIG.replace("rescan: 1s", "rescan: 5s")
     with Daemon(tmp_path, config, PRELUDE) as daemon:
         daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
-        daemon.process.send_signal(19)
+        daemon.process.send_signal(signal.SIGSTOP)
         for number in range(20_000):  # more than fs.inotify.max_queued_events
             (daemon.inbox / f"junk{number}.txt").touch()
         for number in range(20):
             (daemon.inbox / f"{number}.pth").write_bytes(voice_bytes(str(number)))
-        daemon.process.send_signal(18)
+        daemon.process.send_signal(signal.SIGCONT)
         daemon.until_there(*(f"{number}.json" for number in range(20)))
 
 

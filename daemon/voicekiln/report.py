@@ -1,4 +1,7 @@
-"""What the commands tell a person at a terminal, as lines of text; `status` also as JSON values."""
+"""What the commands tell a person at a terminal, as lines of text; `status` also as JSON values.
+
+No metrics for a monitor yet, which `health` and the JSON have to do for.
+"""
 
 from __future__ import annotations
 

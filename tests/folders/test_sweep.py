@@ -96,12 +96,14 @@ def test_what_has_served_its_time_goes_and_nothing_earlier(house: House) -> None
     assert house.files() == set()
 
 
+@pytest.mark.requirement(6)
 def test_the_sidecar_goes_first(house: House) -> None:
     """At no moment a sidecar lies there whose ONNX is gone."""
     house.voice("a.pth")
     assert house.sweep(replace(WEEK, sources=None), 8 * DAY)[0] == "a.json"
 
 
+@pytest.mark.requirement(6)
 @pytest.mark.parametrize("mtime", [0.0, 4e9, 1.7e9])
 def test_time_stamps_of_files_say_nothing(house: House, mtime: float) -> None:
     """A file of 1970 or 2106 lives as long as the ledger says, from its publication on."""
@@ -138,6 +140,7 @@ def test_nothing_in_work_is_touched(house: House) -> None:
     assert house.sweep(WEEK, 8 * DAY) == []
 
 
+@pytest.mark.requirement(6)
 def test_what_somebody_changed_is_theirs(house: House) -> None:
     """A replaced source or ONNX of the same size stays; a sidecar that stays keeps its files."""
     house.voice("a.pth")
@@ -174,6 +177,7 @@ def test_a_link_in_place_of_a_result_is_not_followed(house: House) -> None:
     assert (house.outbox / "a.onnx").is_symlink()
 
 
+@pytest.mark.requirement(6)
 def test_at_most_a_share_goes_at_once_oldest_first(house: House) -> None:
     """The rest is held back and said; the next sweep goes on."""
     for number in range(10):

@@ -63,6 +63,7 @@ def bench(tmp_path: Path) -> Bench:
     return Bench(tmp_path / "inbox", tmp_path / "spool")
 
 
+@pytest.mark.requirement(2)
 @pytest.mark.requirement(14)
 @pytest.mark.parametrize("tool", TOOLS)
 def test_what_a_tool_delivers_is_taken_once(bench: Bench, tool: str) -> None:

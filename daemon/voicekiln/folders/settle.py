@@ -5,7 +5,7 @@ clock, and sync tools set them back. A scan of a slow share takes its time, so a
 scan that first saw it to the beginning of the last one. Being quiet is necessary and not sufficient; `complete` has
 the proof. That is why one quiet time does for all file systems: what a slow share delivers in bits fails its proof,
 however long the pause, and only files without a proof wait for longer. Pure: no file, no clock of its own. Files that
-lie there at the start wait like new ones.
+lie there at the start wait like new ones. Whether an event or the time led to a look makes no difference here.
 """
 
 from __future__ import annotations
