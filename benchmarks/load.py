@@ -1,9 +1,13 @@
-"""Figures 9 to 11: fifty thousand files at the start, fifty thousand results to sweep, a ledger of a million rows."""
+"""Figures 9 to 12: many files at the start, many results to sweep, many rows in the ledger, many files within a minute.
+
+The last one also reads the configuration anew a thousand times.
+"""
 
 from __future__ import annotations
 
 import gc
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -13,7 +17,7 @@ from pathlib import Path, PurePosixPath
 import torch
 
 from benchmarks.harness import Figure, Room, Target
-from benchmarks.running import HASTY, MB, Daemon, memory_mb
+from benchmarks.running import GROWTH_MB, HASTY, MB, NO_FILES, Daemon, memory_mb, open_files
 from voicekiln.families.sample import V2_40K, checkpoint
 from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
@@ -29,18 +33,23 @@ RECIPE = Recipe("default")
 LIVES = Lives(sources=None, results=7 * 86400.0, refusals=7 * 86400.0)
 WALL = 1_800_000_000.0
 
+FLOOD = 5000
+FLOOD_S = 60.0
+RELOADS = 1000
+
 START_MB = Target("<=", 200)
+FLOOD_MB = Target("<=", 60)
+LINES = Target("<=", 5)
 SWEEP_S = Target("<=", 60)
 TICK_MS = Target("<=", 10)
 
 
 def start(room: Room) -> list[Figure]:
     """Figure 9: a daemon that finds all of them, until it has published ten."""
-    small = replace(V2_40K, channels=4, hidden=4, filter_channels=4, layers=1, flows=1, flow_layers=1, initial=16)
     files = FILES // 10 if room.quick else FILES
     with room.scratch() as folder:
         voice = folder / "voice.pth"
-        torch.save(checkpoint(replace(small, speakers=1, gin_channels=4), seed=0), voice)
+        torch.save(_small_voice(), voice)
         content = voice.read_bytes()
         (folder / "inbox").mkdir()
         for number in range(files):
@@ -83,6 +92,49 @@ def sweep(room: Room) -> list[Figure]:
         Figure(10, f"{count} results swept", seconds, "s", SWEEP_S),
         Figure(10, f"{count} results swept: a piece", pieces, "s"),
     ]
+
+
+def flood(room: Room) -> list[Figure]:
+    """Figure 12: copies of one small voice, dropped one by one; the daemon publishes them without converting again."""
+    files, reloads = (FLOOD // 10, RELOADS // 10) if room.quick else (FLOOD, RELOADS)
+    with room.scratch() as folder, Daemon(folder, HASTY) as daemon:
+        voice = folder / "voice.pth"
+        torch.save(_small_voice(), voice)
+        began = time.monotonic()
+        for number in range(files):
+            daemon.drop(Path(shutil.copyfile(voice, folder / "copy.pth")), f"{number}.pth")
+            (folder / "copy.pth").unlink()
+            time.sleep(max(0.0, began + FLOOD_S * number / FLOOD - time.monotonic()))
+        daemon.until_published(files)
+        seconds = time.monotonic() - began
+        peak = memory_mb(daemon.process.pid, "VmHWM")
+        lines = len(daemon.events()) / files
+        daemon.reload(reloads // 10)
+        before = _held(daemon)
+        daemon.reload(reloads)
+        grown = [after - was for after, was in zip(_held(daemon), before, strict=True)]
+    what = ("memory", "MB", GROWTH_MB), ("open files", "files", NO_FILES), ("threads", "threads", NO_FILES)
+    return [
+        Figure(12, f"{files} files within a minute: until all are published", [seconds], "s"),
+        Figure(12, f"{files} files within a minute: supervisor's peak memory", [peak], "MB", FLOOD_MB),
+        Figure(12, f"{files} files within a minute: lines of the log for each", [lines], "lines", LINES),
+        *(
+            Figure(12, f"{reloads} configurations: growth in {w}", [g], u, t)
+            for g, (w, u, t) in zip(grown, what, strict=True)
+        ),
+    ]
+
+
+def _held(daemon: Daemon) -> tuple[float, float, float]:
+    """Return the supervisor's memory in MB, its open files, and its threads."""
+    process = daemon.process.pid
+    threads = sum(1 for _ in Path(f"/proc/{process}/task").iterdir())
+    return memory_mb(process, "VmRSS"), float(open_files(process)), float(threads)
+
+
+def _small_voice() -> dict[str, object]:
+    small = replace(V2_40K, channels=4, hidden=4, filter_channels=4, layers=1, flows=1, flow_layers=1, initial=16)
+    return checkpoint(replace(small, speakers=1, gin_channels=4), seed=0)
 
 
 def ledger(room: Room) -> list[Figure]:

@@ -142,7 +142,7 @@ def worker(room: Room) -> list[Figure]:
 
 
 def _growth(values: Sequence[float]) -> float:
-    """Return by how much the last quarter exceeds the second; the first is for warming up."""
+    """Return by how much the last quarter exceeds the second, by medians; the first is for warming up."""
     quarter = len(values) // 4
     return statistics.median(values[3 * quarter :]) - statistics.median(values[quarter : 2 * quarter])
 
@@ -212,6 +212,21 @@ class Daemon:
         for path in [*self.inbox.rglob("*"), *self.outbox.rglob("*")]:
             if path.is_file():
                 path.unlink(missing_ok=True)
+
+    def events(self) -> list[str]:
+        """Return the names of all events in the log."""
+        return [json.loads(line)["event"] for line in self._log.read_text().splitlines() if line.startswith("{")]
+
+    def reload(self, times: int) -> None:
+        """Have the configuration read anew so many times, one by one; every fifth is refused."""
+        text = self._config.read_text()
+        told = [event.startswith("config.") for event in self.events()].count(True)
+        for number in range(times):
+            self._config.write_text(text if number % 5 else "settle: {quiet: soon}\n")
+            self.process.send_signal(signal.SIGHUP)
+            told += 1
+            self._until(lambda told=told: self._log.read_bytes().count(b'"config.re') >= told)  # type: ignore[misc]
+        self._config.write_text(text)
 
     def worker(self) -> int:
         """Return the process number of the worker."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ import torch
 from kiln import Kiln
 from tiny_voices import write_tiny
 from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
+from voicekiln.folders.owner import MARKER, Marker
 from voicekiln.folders.voices import State
 from voicekiln.loop import only_daemon
 
@@ -202,6 +204,19 @@ def test_a_dry_sweep_only_tells(
     assert (kiln.inbox / "half.pth").exists()
     assert command(kiln, "sweep") == OK
     assert "Nothing is due for removal" in capsys.readouterr().out
+
+
+def test_nothing_is_swept_under_another_daemons_hands(
+    kiln: Kiln, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The outbox is another host's now; what this ledger says of it is old."""
+    (kiln.at / "config.yaml").write_text("sweep: {max_share: 100%}\n")
+    kiln.service.stop()
+    eight_days_on(kiln, monkeypatch)
+    (kiln.outbox / MARKER).write_text(json.dumps(asdict(Marker("x", "0123abcd", "elsewhere", 7))))
+    assert command(kiln, "sweep") == NOT_DONE
+    assert "voicekiln on elsewhere works on the outbox" in capsys.readouterr().err
+    assert (kiln.outbox / "good.onnx").exists()
 
 
 def test_a_sweep_leaves_sources_in_synced_folders(

@@ -20,6 +20,7 @@ import voicekiln
 from endings import converted
 from kiln import Kiln, SlowHands
 from voicekiln import report
+from voicekiln.folders.sweep import Ground, Lives, Plan, carry_out
 from voicekiln.folders.voices import Kind, Published, State
 from voicekiln.job import FileStamp, Job, Recipe
 from voicekiln.settings import Scan, Settle, Sweep
@@ -336,6 +337,17 @@ def test_a_share_that_is_away_has_lost_nothing(build: Callable[..., Kiln]) -> No
     points[str(kiln.outbox)] = at_home
     kiln.skip(3700)
     assert len(kiln.ledger.voices()) == 1
+
+
+def test_the_time_of_a_piece_is_that_of_removals_too(build: Callable[..., Kiln]) -> None:
+    """A disk that takes long to remove a file would otherwise keep copies and publications waiting for all of them."""
+    kiln = build()
+    lying_there(kiln, 10)
+    ground = Ground(kiln.outbox, inodes=True)
+    plan = Plan(kiln.ledger, Lives(None, 0.0, None), 1.0, kiln.ledger.clock)
+    swept = carry_out(plan.next(10), ground, ground, lambda: len(kiln.results()) <= 20 - 3)
+    assert len(swept) == 3
+    assert len(kiln.results()) == 20 - 6
 
 
 def test_a_trouble_that_thousands_share_is_told_once(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
@@ -103,3 +104,27 @@ def test_damage_in_the_midst_of_work_ends_in_a_new_ledger(tmp_path: Path) -> Non
         (daemon.inbox / "b.pth").write_bytes(voice_bytes("b"))
         daemon.until_there("b.json")
         assert len(daemon.events("job.started")) <= 3
+
+
+NOTED = """
+import sys
+from voicekiln.folders.database import Database
+sound = Database.must_be_sound
+def noted(ledger):
+    print("read as a whole", file=sys.stderr, flush=True)
+    sound(ledger)
+Database.must_be_sound = noted
+"""
+
+
+def test_a_ledger_is_read_as_a_whole_only_after_an_end_that_was_not_clean(tmp_path: Path) -> None:
+    """A large one on a slow disk would keep each start waiting for minutes."""
+    (tmp_path / "inbox").mkdir()
+    read, ends = [], [signal.SIGTERM, signal.SIGKILL, signal.SIGTERM, signal.SIGTERM]
+    for number, end in enumerate(ends, 1):
+        with Daemon(tmp_path, prelude=PRELUDE + NOTED + SOON) as daemon:
+            daemon.until(lambda daemon=daemon, number=number: len(daemon.events("service.ready")) == number)  # type: ignore[misc]
+            daemon.process.send_signal(end)
+            daemon.process.wait(60)
+        read.append(daemon.log.read_text().count("read as a whole"))
+    assert read == [1, 1, 2, 2]  # the first is new

@@ -382,6 +382,22 @@ def test_a_full_disk_at_the_last_attempt_is_not_the_files_fault(build: Callable[
     assert kiln.results() == {"a.onnx", "a.json"}
 
 
+def test_a_result_that_is_never_what_was_verified_is_given_up(build: Callable[..., Kiln]) -> None:
+    """Files that change in staging are converted again, later each time, and not for ever."""
+
+    def forged(request: Request) -> Ending | Looked:
+        ending = good(request)
+        assert isinstance(request, Convert)
+        (request.job.staging / "fp32.onnx").write_bytes(b"something else")
+        return ending
+
+    kiln = build(forged)
+    kiln.drop("a.pth")
+    kiln.run(300)
+    assert len(kiln.asked) == kiln.settings.worker.attempts
+    assert kiln.read("a.error.json")["code"] == "worker-lost"
+
+
 @pytest.mark.requirement(9)
 def test_trouble_from_outside_is_tried_again_for_ever(build: Callable[..., Kiln]) -> None:
     """A full disk uses up no attempts; when there is room, the voice comes out by itself."""

@@ -24,12 +24,14 @@ from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import StagingLostError
+from voicekiln.folders.owner import other_owner
 from voicekiln.folders.sweep import Swept, carry_out, note
 from voicekiln.job import PRECISIONS, Recipe, Stage
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
 from voicekiln.supervisor.common import TROUBLE
 from voicekiln.supervisor.homes import Homes
+from voicekiln.supervisor.ownership import RUNS
 from voicekiln.supervisor.sweeping import PIECE, WANT_SWEEP, grounds, plan_by
 
 OK = 0
@@ -286,6 +288,10 @@ def _sweep(options: argparse.Namespace) -> int:
 def _sweep_now(settings: Settings, ledger: Ledger, *, dry_run: bool) -> int:
     homes, now = Homes.of(settings), loop.now()
     grounds(settings, homes)
+    other = other_owner(settings.outbox, (ledger.fact(RUNS) or "").split())
+    if other is not None and not dry_run:
+        _complain(f"voicekiln on {plain(other.host)} works on the outbox; sweep there, or start the daemon here.")
+        return NOT_DONE
     if not dry_run:
         ledger.pass_time(now.mono, now.wall)
     plan = plan_by(settings, ledger, scan(settings.inbox).synced, ledger.clock_at(now.wall))

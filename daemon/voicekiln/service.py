@@ -41,6 +41,10 @@ RELEASE_S = 5.0
 share to take the word that the outbox is free."""
 
 
+WAITING = (State.SETTLING, State.INCOMPLETE, State.QUEUED, State.CONVERTED, State.REFUSING)
+"""For time, for a worker or for their publication; those in work are named one by one."""
+
+
 class Service:
     """See the module."""
 
@@ -137,7 +141,7 @@ class Service:
     def status(self) -> str:
         """Return the state of things in one line."""
         counts = self.common.ledger.counts()
-        waiting = sum(counts.get(s, 0) for s in (State.SETTLING, State.INCOMPLETE, State.QUEUED))
+        waiting = sum(counts.get(s, 0) for s in WAITING)
         parts = [standing] if (standing := self.ownership.told()) else []
         parts += [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
         parts += self.troubles()

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from collections.abc import Callable
-from pathlib import Path
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import pytest
 
 from kiln import Kiln
 from voicekiln.folders.adopt import found_in
-from voicekiln.folders.voices import Found
+from voicekiln.folders.files import open_plain
+from voicekiln.folders.inbox import MAX_DEPTH
+from voicekiln.folders.voices import Found, Published
+from voicekiln.job import Converted
 
 Body = dict[str, Any]
 
@@ -47,12 +52,16 @@ def test_a_result_is_told_of_with_all_its_files(outbox: Path) -> None:
     assert all((outbox / file.path).stat().st_size == file.bytes for file in found.files)
     assert found.recipe is not None
     assert found.recipe.precisions == ("fp32", "fp16")
+    assert isinstance(found.ending, Converted)
 
 
 def test_a_refusal_is_ours_but_proves_nothing(outbox: Path) -> None:
     """It can be swept; the source is judged anew."""
     [found] = [found for found in found_in(outbox) if "link" in str(found.relpath)]
-    assert (found.ending, found.sha256, [file.kind for file in found.files]) == (None, None, ["refusal"])
+    assert (found.ending, found.sha256, str(found.base)) == (None, None, "link")
+    text = (outbox / "link.error.json").read_bytes()
+    digest = hashlib.sha256(text).hexdigest()
+    assert found.files == (Published(PurePosixPath("link.error.json"), "refusal", digest, len(text)),)
 
 
 def elsewhere(body: Body) -> None:
@@ -139,9 +148,27 @@ def a_hash_of_half_a_character(body: Body) -> None:
     body["onnx"][0]["sha256"] = "\ud800" * 64
 
 
+def bottomless(body: Body) -> None:
+    for _ in range(400):
+        body["feed"] = {"x": body["feed"]}
+
+
+def colours_for_a_terminal(body: Body) -> None:
+    body["model"]["family"] = "\x1b[31mrvc"
+
+
+def without_number(body: Body) -> None:
+    body["feed"] = dict.fromkeys(map(str, range(10_000)), 0)
+
+
+def a_name_of_another(body: Body) -> None:
+    body["source"]["path"] = "both/deep/victim.pth"
+
+
 POISON: list[Callable[[Body], None]] = [
     *(half_a_character, a_recipe_of_half_a_character, a_recipe_without_a_name, a_huge_number, no_precision),
-    *(an_unknown_verification, a_hash_of_half_a_character),
+    *(an_unknown_verification, a_hash_of_half_a_character, bottomless, colours_for_a_terminal, without_number),
+    a_name_of_another,
 ]
 
 
@@ -201,6 +228,16 @@ def test_what_does_not_fit_is_not_believed(outbox: Path, change: Callable[[Body]
     assert len(results(outbox)) == before - 1
 
 
+def test_a_voice_that_is_called_like_a_refusal_is_a_voice(tmp_path: Path) -> None:
+    """`x.error.pth` has the sidecar `x.error.json`."""
+    kiln = Kiln(tmp_path)
+    kiln.drop("x.error.pth")
+    kiln.run(30)
+    kiln.close()
+    [found] = found_in(kiln.outbox)
+    assert (str(found.relpath), found.ending is None) == ("x.error.pth", False)
+
+
 @pytest.mark.parametrize("text", [b"", b"[]", b"{}", b'"x"', b"\xff", b"[" * 100_000, b'{"made_by": []}'])
 def test_a_strangers_json_is_passed_over(outbox: Path, text: bytes) -> None:
     """Whatever it holds."""
@@ -218,3 +255,77 @@ def test_links_and_hidden_folders_are_not_entered(outbox: Path) -> None:
     hidden = outbox / ".stversions"
     (outbox / "both").rename(hidden)
     assert len(list(found_in(outbox))) == before - 1
+
+
+def of_another_tool(body: Body) -> None:
+    body["made_by"]["name"] = "another"
+
+
+def of_the_command(body: Body) -> None:
+    body["made_by"]["ledger"] = None
+
+
+def without_a_code(body: Body) -> None:
+    body["code"] = ""
+
+
+def of_a_file_elsewhere(body: Body) -> None:
+    body["source"]["path"] = "both/link.pth"
+
+
+@pytest.mark.parametrize("change", [of_another_tool, of_the_command, without_a_code, of_a_file_elsewhere])
+@pytest.mark.requirement(6)
+def test_a_refusal_that_does_not_fit_is_not_ours(outbox: Path, change: Callable[[Body], None]) -> None:
+    """So it is never swept."""
+    path = outbox / "link.error.json"
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+    assert all("link" not in str(found.base) for found in found_in(outbox))
+
+
+@pytest.mark.parametrize("instead", ["nothing", "a link"])
+@pytest.mark.requirement(6)
+def test_a_result_without_one_of_its_files_is_not_believed(outbox: Path, instead: str) -> None:
+    """Nor one of which a file lies elsewhere, whatever its size."""
+    onnx, before = outbox / "both/deep/a.fp16.onnx", len(results(outbox))
+    onnx.rename(outbox / "moved")
+    if instead == "a link":
+        onnx.symlink_to(outbox / "moved")
+    assert len(results(outbox)) == before - 1
+
+
+def test_a_hidden_folder_is_not_entered_even_if_its_sidecars_say_so(outbox: Path) -> None:
+    """Nothing of ours is ever put there; it belongs to a sync tool."""
+    before = len(results(outbox))
+    (outbox / "both/deep").rename(outbox / "both/.deep")
+    sidecar = outbox / "both/.deep/a.json"
+    body = json.loads(sidecar.read_text())
+    body["source"]["path"] = "both/.deep/a.pth"
+    sidecar.write_text(json.dumps(body))
+    assert len(results(outbox)) == before - 1
+
+
+def test_only_what_can_be_a_sidecar_is_read(outbox: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of thousands of voices the ONNX files stay unread."""
+    names: list[str] = []
+
+    def noting(folder: int, name: str) -> BufferedReader:
+        names.append(name)
+        return open_plain(folder, name)
+
+    monkeypatch.setattr("voicekiln.folders.adopt.open_plain", noting)
+    list(found_in(outbox))
+    assert sorted(names) == sorted(path.name for path in outbox.rglob("*.json"))
+
+
+def test_a_deep_tree_of_a_strangers_is_not_walked_to_its_end(outbox: Path) -> None:
+    """Nothing of ours lies that deep."""
+    deep = outbox.joinpath(*"d" * (MAX_DEPTH + 2))
+    deep.mkdir(parents=True)
+    text = (outbox / "link.error.json").read_text()
+    for folder in (deep, deep.parents[2]):
+        source = str(folder.relative_to(outbox) / "link.pth")
+        (folder / "link.error.json").write_text(json.dumps(json.loads(text) | {"source": {"path": source}}))
+    depths = {len(found.relpath.parts) for found in found_in(outbox) if found.relpath.parts[0] == "d"}
+    assert depths == {MAX_DEPTH}

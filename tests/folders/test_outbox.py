@@ -338,7 +338,7 @@ def test_stale_files_go_only_while_they_are_ours(outbox: Path, deliver: Callable
     """An older fp16 file and refusal of ours go with the new result; one that somebody edited stays."""
     (outbox / "sub").mkdir()
     (outbox / "sub/voice.fp16.onnx").write_bytes(b"half")
-    (outbox / "sub/voice.error.json").write_bytes(b"edited")
+    (outbox / "sub/voice.error.json").write_bytes(b"REFUSAL")  # of the same length as ours
     stale = [PurePosixPath("sub/voice.fp16.onnx"), PurePosixPath("sub/voice.error.json")]
     publish(outbox, deliver(b"new", stale, voice__fp16__onnx=b"half", voice__error__json=b"refusal"), RIGHTS)
     assert names(outbox) == {"voice.onnx", "voice.json", "voice.error.json"}
@@ -352,6 +352,7 @@ def test_changed_or_missing_staging_is_found_out(outbox: Path, deliver: Callable
     source.write_bytes(b"evil")
     with pytest.raises(StagingLostError, match="changed"):
         publish(outbox, delivery, RIGHTS)
+    assert names(outbox) == set()
     source.unlink()
     with pytest.raises(StagingLostError, match="cannot be read"):
         publish(outbox, delivery, RIGHTS)
@@ -492,6 +493,60 @@ def test_a_disk_that_fills_up_between_two_files_leaves_neither(
     with pytest.raises(OSError, match="No space"):
         publish(outbox, deliver(b"new"), RIGHTS)
     assert names(outbox) == set()
+
+
+def test_a_share_that_says_only_at_the_end_that_it_is_full_keeps_no_part(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """NFS may tell at `close` what it did not tell before."""
+    close = os.close
+
+    def full(file: int) -> None:
+        written = Path(f"/proc/self/fd/{file}").readlink().name.endswith(".part")
+        close(file)
+        if written:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "close", full)
+    with pytest.raises(OSError, match="No space"):
+        publish(outbox, deliver(b"new"), RIGHTS)
+    monkeypatch.undo()
+    assert names(outbox) == set()
+
+
+@pytest.mark.parametrize("mode", [0o700, 0o2700, 0o755, 0o500])
+@pytest.mark.requirement(17)
+def test_a_folder_that_a_killed_daemon_half_made_gets_its_rights(
+    outbox: Path, deliver: Callable[..., Delivery], mode: int
+) -> None:
+    """It is empty, ours and closed to all others; any other folder keeps the rights that somebody gave it."""
+    (outbox / "sub").mkdir()
+    (outbox / "sub").chmod(mode)
+    before = open_files()
+    publish(outbox, deliver(), Rights(folder_mode=0o2775))
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == (0o2775 if mode == 0o700 else mode)
+    assert open_files() == before
+
+
+@pytest.mark.parametrize("uid", [-1, 1])
+def test_another_users_folder_keeps_its_rights(
+    outbox: Path, deliver: Callable[..., Delivery], monkeypatch: pytest.MonkeyPatch, uid: int
+) -> None:
+    """Whatever they are, and whatever the number."""
+    (outbox / "sub").mkdir(0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: (outbox / "sub").stat().st_uid + uid)
+    publish(outbox, deliver(), Rights(folder_mode=0o2775))
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o700
+
+
+def test_a_closed_folder_in_which_something_lies_keeps_its_rights(
+    outbox: Path, deliver: Callable[..., Delivery]
+) -> None:
+    """Somebody's private one; opening it to all would tell what is in it."""
+    (outbox / "sub").mkdir(0o700)
+    (outbox / "sub" / "private").touch()
+    publish(outbox, deliver(), Rights(folder_mode=0o2775))
+    assert stat.S_IMODE((outbox / "sub").stat().st_mode) == 0o700
 
 
 @pytest.mark.requirement(13)

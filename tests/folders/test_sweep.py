@@ -6,20 +6,23 @@ import errno
 import hashlib
 import os
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 import pytest
 
 from endings import converted, onnx_bytes
+from voicekiln import steps
 from voicekiln.errors import Damaged, ShareAwayError
 from voicekiln.folders import sidecar
-from voicekiln.folders.files import sha256_at
+from voicekiln.folders.files import open_folder, sha256_at
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.sweep import Ground, Lives, Plan, Swept, carry_out, collected, note
 from voicekiln.folders.voices import Class, Item, Place, State
 from voicekiln.job import FileStamp, Job, Recipe, Refused
+from voicekiln.steps import Step
 
 DAY = 86400.0
 WEEK = Lives(sources=7 * DAY, results=7 * DAY, refusals=7 * DAY)
@@ -175,6 +178,7 @@ def test_a_link_in_place_of_a_result_is_not_followed(house: House) -> None:
     house.sweep(WEEK, 8 * DAY)
     assert precious.exists()
     assert (house.outbox / "a.onnx").is_symlink()
+    assert house.plan(WEEK, 8 * DAY).next(500) == []  # it is somebody else's now
 
 
 @pytest.mark.requirement(6)
@@ -239,7 +243,8 @@ def test_what_nobody_touched_is_removed_unread(house: House, read: list[str], *,
     """Fifty thousand results of 55 MB each would be 2.7 TB to read; their stamps tell every change as well."""
     house.voice("a.pth")
     house.voice("sub/b.pth", good=False)
-    swept = house.carry_out(house.plan(WEEK, 8 * DAY).next(500), inodes=inodes)
+    grounds = Ground(house.inbox, inodes), Ground(house.outbox, inodes)
+    swept = carry_out(house.plan(WEEK, 8 * DAY).next(500), *grounds)
     assert sum(len(done.removed) for done in swept) == 5
     assert house.files() == {"inbox/sub/b.pth"}
     assert read == []
@@ -282,13 +287,102 @@ def test_another_file_of_the_same_size_and_date_is_not_ours(house: House, *, ino
     assert house.files() == {"outbox/a.onnx", "outbox/b.onnx"}
 
 
-def test_a_file_without_a_stamp_is_read(house: House, read: list[str]) -> None:
+@pytest.mark.parametrize("inodes", [True, False])
+def test_a_file_without_a_stamp_is_read(house: House, read: list[str], *, inodes: bool) -> None:
     """As those of an older ledger are, and those that a share gave another inode after their publication."""
     house.voice("a.pth")
     items = house.plan(WEEK, 8 * DAY).next(500)
     bare = [replace(item, files=tuple(replace(file, stamp=None) for file in item.files)) for item in items]
-    [first] = house.carry_out(bare)
+    [first] = house.carry_out(bare, inodes=inodes)
     assert len(first.removed) == len(read) > 0
+
+
+def test_another_inode_alone_is_reason_to_read(house: House, read: list[str]) -> None:
+    """Where inodes are to be relied on."""
+    house.voice("a.pth", good=False)
+    [item] = house.plan(WEEK, 8 * DAY).next(500)
+    files = tuple(replace(file, stamp=file.stamp and replace(file.stamp, ino=4711)) for file in item.files)
+    [done] = house.carry_out([replace(item, files=files)])
+    assert (len(done.removed), read) == (1, ["a.error.json"])
+
+
+@pytest.mark.requirement(6)
+@pytest.mark.parametrize("stamp_of", ["link", "target"])
+def test_a_link_is_not_removed_whatever_its_stamp(house: House, stamp_of: str) -> None:
+    """Neither one that seems to be what was recorded, nor one to a file that is."""
+    house.voice("a.pth", good=False)
+    path, elsewhere = house.outbox / "a.error.json", house.outbox / "elsewhere"
+    path.rename(elsewhere)
+    path.symlink_to(elsewhere)
+    [item] = house.plan(WEEK, 8 * DAY).next(500)
+    stamp = FileStamp.of(path.lstat() if stamp_of == "link" else elsewhere.stat())
+    [done] = house.carry_out([replace(item, files=(replace(item.files[0], stamp=stamp),))])
+    assert done.kept == ((PurePosixPath("a.error.json"), "somebody put something else there"),)
+    assert path.is_symlink()
+
+
+@pytest.mark.requirement(6)
+def test_a_file_that_changes_while_it_is_read_stays(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hash was ours a moment ago, what lies there now may not be."""
+    house.voice("a.pth", good=False)
+    path = house.outbox / "a.error.json"
+    os.utime(path, (1, 1))
+
+    def reading(folder: int, name: str, sizes: Collection[int]) -> tuple[str, os.stat_result] | None:
+        found = sha256_at(folder, name, sizes)
+        path.rename(house.outbox / "before")
+        path.symlink_to("before")
+        return found
+
+    monkeypatch.setattr("voicekiln.folders.sweep.sha256_at", reading)
+    [done] = house.carry_out(house.plan(WEEK, 8 * DAY).next(500))
+    assert done.kept == ((PurePosixPath("a.error.json"), "somebody is changing it"),)
+    assert path.is_symlink()
+
+
+def test_a_file_that_goes_while_it_is_looked_at_counts_as_removed(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else was quicker by a moment."""
+    house.voice("a.pth", good=False)
+    os.utime(house.outbox / "a.error.json", (1, 1))
+    monkeypatch.setattr("voicekiln.folders.sweep.sha256_at", lambda *_: None)
+    [done] = house.carry_out(house.plan(WEEK, 8 * DAY).next(500))
+    assert (done.removed, done.kept, done.trouble) == ((PurePosixPath("a.error.json"),), (), None)
+
+
+def test_what_stays_is_told_with_its_reason(house: House) -> None:
+    """The sidecar, and for its sake what it tells of; of a changed ONNX file alone, nothing else."""
+    house.voice("a.pth")
+    house.voice("b.pth")
+    (house.outbox / "a.json").write_bytes(b"{}")
+    (house.outbox / "b.fp16.onnx").write_bytes(b"mine")
+    planned = house.plan(replace(WEEK, sources=None), 8 * DAY)
+    kept: dict[str, str] = {}
+    removed: set[str] = set()
+    while items := planned.next(500):
+        swept = house.carry_out(items)
+        planned.passed([done.item for done in swept])
+        kept |= {str(path): why for done in swept for path, why in done.kept}
+        removed |= {str(path) for done in swept for path in done.removed}
+    stays = "its sidecar stays"
+    assert kept == {
+        "a.json": "somebody changed it",
+        "a.onnx": stays,
+        "a.fp16.onnx": stays,
+        "b.fp16.onnx": "somebody changed it",
+    }
+    assert removed == {"b.json", "b.onnx"}
+
+
+def test_a_source_that_stays_is_still_known(house: House) -> None:
+    """Somebody put another voice there; the row is about its name, and its results are ours."""
+    house.voice("a.pth")
+    (house.inbox / "a.pth").write_bytes(b"another one")
+    house.sweep(replace(WEEK, results=None), 8 * DAY)
+    row = house.ledger.voice(PurePosixPath("a.pth"))
+    assert row is not None
+    assert row.source == "there"
 
 
 # --- in pieces -------------------------------------------------------------------------------------------------------
@@ -411,6 +505,169 @@ def test_a_source_below_a_synced_folder_is_passed_over(house: House) -> None:
     assert [str(item.files[0].path) for item in planned.next(2)] == ["z.pth"]
 
 
+def test_sources_below_a_synced_folder_are_no_reason_to_say_more_is_due(house: House) -> None:
+    """They never go, so only what else there is counts; results of theirs go like any other."""
+    house.voice("synced/a.pth")
+    house.voice("b.pth", good=False)
+    planned = Plan(house.ledger, WEEK, 1.0, 8 * DAY, [PurePosixPath("synced")])
+    assert planned.held_back() == 2
+    assert [item.of for item in planned.next(500)] == ["results", "refusals"]
+    assert Plan(house.ledger, WEEK, 1.0, 8 * DAY).held_back() == 3
+
+
+def test_the_oldest_goes_first_whatever_it_is(house: House) -> None:
+    """Source, result or refusal; and its age is what the ledger's clock says."""
+    for day, name in enumerate(("a.pth", "b.pth", "c.pth")):
+        house.ledger.clock = day * DAY
+        house.voice(name, good=name != "b.pth")
+    planned = house.plan(WEEK, 10 * DAY)
+    items = planned.next(500)
+    assert [planned.age_s(item) / DAY for item in items] == [10, 10, 9, 8, 8]
+
+
+def test_a_share_that_is_just_filled_is_filled(house: House) -> None:
+    """Two refusals of eight files are a quarter."""
+    for number in range(8):
+        house.voice(f"{number}.pth", good=False)
+    planned = house.plan(WEEK, 8 * DAY, 0.25)
+    assert len(planned.next(500)) == 2
+
+
+def test_many_folders_are_not_open_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, and none afterwards: a process may have a thousand descriptors."""
+    for number in range(8):
+        house.voice(f"{number}/a.pth", good=False)
+    before, at_work = len(os.listdir("/proc/self/fd")), []  # noqa: PTH208 - counted only
+
+    def counting(_: Step) -> None:
+        at_work.append(len(os.listdir("/proc/self/fd")))  # noqa: PTH208 - as above
+
+    monkeypatch.setattr(steps, "on_passed", counting)
+    assert len(house.carry_out(house.plan(WEEK, 8 * DAY).next(500))) == 8
+    assert at_work == [before + 1] * 8
+    assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208 - as above
+
+
+def test_a_folder_is_opened_once_for_all_that_lies_in_it(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each opening of a folder on a share is a few round trips."""
+    for name in ("1.pth", "2.pth", "3.pth"):
+        house.voice(name, good=False)
+    opened: list[Path] = []
+
+    def opening(root: Path, parent: PurePosixPath) -> AbstractContextManager[int]:
+        opened.append(root / parent)
+        return open_folder(root, parent)
+
+    monkeypatch.setattr("voicekiln.folders.sweep.open_folder", opening)
+    assert len(house.carry_out(house.plan(WEEK, 8 * DAY).next(500))) == 3
+    assert opened == [house.outbox]
+
+
+def test_a_folder_is_used_again_after_another_was_not_there(house: House) -> None:
+    """What was open before must not be taken for open still."""
+    for name in ("1.pth", "gone/2.pth", "3.pth"):
+        house.voice(name, good=False)
+    (house.outbox / "gone" / "2.error.json").unlink()
+    (house.outbox / "gone").rmdir()
+    swept = house.carry_out(house.plan(WEEK, 8 * DAY).next(500))
+    assert [(len(done.removed), done.trouble) for done in swept] == [(1, None)] * 3
+    assert house.files() == {"inbox/1.pth", "inbox/gone/2.pth", "inbox/3.pth"}
+
+
+def test_only_folders_that_changed_are_flushed_and_one_that_went_is_none(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once for what goes first and once for the rest, each where something went; others are flushed all the same."""
+    house.voice("a/bad.pth", good=False)
+    house.voice("b/bad.pth", good=False)
+    house.voice("good.pth")
+    items = house.plan(replace(WEEK, sources=None), 8 * DAY).next(500)
+    flushed: list[str] = []
+    unlink = os.unlink
+
+    def unlinking(name: str, *, dir_fd: int) -> None:
+        unlink(name, dir_fd=dir_fd)
+        if Path(f"/proc/self/fd/{dir_fd}").readlink().name == "a":
+            (house.outbox / "a").rmdir()
+
+    monkeypatch.setattr("voicekiln.folders.sweep.os.unlink", unlinking)
+    monkeypatch.setattr(
+        "voicekiln.folders.sweep.sync_folder",
+        lambda folder: flushed.append(Path(f"/proc/self/fd/{folder}").readlink().name),
+    )
+    house.carry_out(items)
+    assert sorted(flushed[:2]) == ["b", "outbox"]
+    assert flushed[2:] == ["outbox"]
+
+
+def test_what_is_gone_holds_up_nobody(house: House, read: list[str]) -> None:
+    """There is nothing to read, so it goes with the others in one piece."""
+    for number in range(3):
+        house.voice(f"{number}.pth", good=False)
+    (house.outbox / "1.error.json").unlink()
+    assert len(house.carry_out(house.plan(WEEK, 8 * DAY).next(500))) == 3
+    assert read == []
+
+
+def test_a_piece_ends_before_what_cannot_be_looked_at(house: House) -> None:
+    """A link in place of its folder; it is a piece of its own, given up as somebody else's."""
+    for name in ("1.pth", "shut/2.pth", "3.pth"):
+        house.voice(name, good=False)
+    (house.outbox / "shut").rename(house.outbox / "elsewhere")
+    (house.outbox / "shut").symlink_to("elsewhere")
+    planned, pieces = house.plan(WEEK, 8 * DAY), []
+    while items := planned.next(500):
+        swept = house.carry_out(items)
+        planned.passed([done.item for done in swept])
+        pieces.append([len(done.kept) for done in swept])
+    assert pieces == [[0], [1], [0]]
+    assert (house.outbox / "elsewhere" / "2.error.json").exists()
+
+
+@pytest.mark.requirement(5)
+def test_a_sidecar_that_cannot_go_keeps_its_files(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its trouble is, it tells of them still; all of them go the next time."""
+    house.voice("a.pth")
+    unlink = os.unlink
+
+    def stuck(name: str, *, dir_fd: int) -> None:
+        if name == "a.json":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        unlink(name, dir_fd=dir_fd)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("voicekiln.folders.sweep.os.unlink", stuck)
+        [done] = house.carry_out(house.plan(replace(WEEK, sources=None), 8 * DAY).next(500))
+    assert (done.removed, done.kept) == ((), ())
+    assert done.trouble is not None
+    assert house.files() >= {"outbox/a.json", "outbox/a.onnx", "outbox/a.fp16.onnx"}
+
+
+def test_a_trouble_with_one_file_ends_the_item(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files behind it are tried again with it, and not now."""
+    house.voice("a.pth")
+    tried: list[str] = []
+
+    def stuck(name: str, **_: int) -> None:
+        tried.append(name)
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("voicekiln.folders.sweep.os.unlink", stuck)
+    house.carry_out(house.plan(replace(WEEK, sources=None), 8 * DAY).next(500))
+    assert tried == ["a.json"]
+
+
+def test_a_piece_is_noted_at_once(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One flush of the ledger for hundreds of items."""
+    for number in range(5):
+        house.voice(f"{number}.pth", good=False)
+    swept = house.carry_out(house.plan(WEEK, 8 * DAY).next(500))
+    seen: list[Step] = []
+    monkeypatch.setattr(steps, "on_passed", seen.append)
+    note(house.ledger, swept)
+    assert seen == [Step.COMMITTED]
+
+
 # --- collected by somebody -------------------------------------------------------------------------------------------
 
 
@@ -430,7 +687,17 @@ def test_voices_of_which_nothing_lies_there_are_told(house: House) -> None:
     looked, gone = collected(voices, house.outbox, lambda: False)
     assert looked == 4
     assert {file.path.stem for voice in gone for file in voice.files if file.kind == "sidecar"} == {"gone", "b"}
-    assert collected(voices, house.outbox, lambda: True)[0] == 1
+    assert collected(voices, house.outbox, lambda: True) == (1, voices[:1])
+    assert collected([], house.outbox, lambda: True) == (0, [])
+
+
+def test_a_link_that_leads_nowhere_is_there(house: House) -> None:
+    """Somebody put it in place of our file; it is not ours to say that it is gone."""
+    house.voice("a.pth", good=False)
+    house.ledger.vanished(1)
+    (house.outbox / "a.error.json").unlink()
+    (house.outbox / "a.error.json").symlink_to("nowhere")
+    assert collected(house.ledger.left(0, 500), house.outbox, lambda: True) == (1, [])
 
 
 def test_an_absent_outbox_has_lost_nothing(house: House) -> None:

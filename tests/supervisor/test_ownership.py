@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +12,7 @@ import pytest
 from kiln import Kiln, voice_bytes
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.outbox import publish
-from voicekiln.folders.owner import FILES, STALE_S
+from voicekiln.folders.owner import FILES, MARKER, STALE_S
 from voicekiln.folders.voices import State
 from voicekiln.loop import LEDGER
 from voicekiln.settings import Sweep
@@ -228,6 +230,58 @@ def test_an_outbox_that_goes_away_while_it_is_read_is_waited_for(tmp_path: Path)
     kiln.run(120)
     assert kiln.asked == []
     assert kiln.voice("a.pth").state is State.DONE
+    kiln.close()
+
+
+def test_a_copy_of_the_state_folder_is_another_daemon(tmp_path: Path) -> None:
+    """A cloned machine, with the same ledger and the same name: of the two, one works."""
+    one = Kiln(tmp_path)
+    one.drop("a.pth")
+    one.run(30)
+    shutil.copytree(one.settings.state, tmp_path / "copy")
+    two = Kiln(tmp_path, state=tmp_path / "copy")
+    tokens = {kiln.service.post._run for kiln in (one, two)}
+    for _ in range(200):
+        one.run(0.5)
+        two.mono, two.wall = one.mono, one.wall
+        two.run(0.5)
+    assert sorted(kiln.service.ownership.sure for kiln in (one, two)) == [False, True]
+    assert len(tokens) == 2, "they would write into each other's temporary files"
+    one.close()
+    two.close()
+
+
+def test_a_ledger_from_a_backup_learns_what_came_after(tmp_path: Path) -> None:
+    """Its daemon was another then; what lies in the outbox is read first, and nothing converted again."""
+    kiln = Kiln(tmp_path)
+    kiln.drop("old.pth")
+    kiln.run(30)
+    kiln.service.stop()
+    kiln.close()
+    shutil.copytree(kiln.settings.state, tmp_path / "backup")
+    kiln.start()
+    kiln.drop("new.pth")
+    kiln.drop("old.pth", voice_bytes("newer"))
+    kiln.run(60)
+    assert len(kiln.asked) == 2
+    kiln.service.stop()
+    kiln.close()
+    shutil.rmtree(kiln.settings.state)
+    (tmp_path / "backup").rename(kiln.settings.state)
+    kiln.start()
+    kiln.run(90)
+    assert kiln.asked == []
+    assert {v.state for v in kiln.ledger.voices()} == {State.DONE}
+    kiln.close()
+
+
+def test_a_slow_stop_releases_the_outbox_all_the_same(tmp_path: Path) -> None:
+    """A copy that was finished first took longer than the owner is sure; the marker says that it still is."""
+    kiln = Kiln(tmp_path)
+    kiln.run(10)
+    kiln.mono += 600
+    kiln.service.stop()
+    assert json.loads((kiln.outbox / MARKER).read_bytes())["released"]
     kiln.close()
 
 

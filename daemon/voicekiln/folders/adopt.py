@@ -15,21 +15,27 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import MAX_DEPTH
-from voicekiln.folders.names import reserved
-from voicekiln.folders.outbox import MAX_SIDECAR
+from voicekiln.folders.names import NAME_MAX, bases, reserved
 from voicekiln.folders.sidecar import read
 from voicekiln.folders.voices import Found, Published
 from voicekiln.job import Converted
+
+MAX_TOLD = 64 << 10
+"""Bytes. Ours have some 4 kB; many of them are in memory at once."""
+
+MAX_MARKS = 4
+"""So many names of a source are tried: more of them clash for nobody who does not want it."""
 
 RESULT = ".json"
 REFUSAL = ".error.json"
 
 
-def found_in(outbox: Path) -> Iterator[Found]:
+def found_in(outbox: Path, name_max: int = NAME_MAX) -> Iterator[Found]:
     """Give what sidecars and refusals in the outbox tell of; folders that one may not read are passed over.
 
     For the hands: it reads every sidecar, and goes on between two calls of `next`.
@@ -43,7 +49,7 @@ def found_in(outbox: Path) -> Iterator[Found]:
             folders.clear()
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(RESULT) and (found := _read(folder, where / name)) is not None:
+            if name.endswith(RESULT) and (found := _read(folder, where / name, name_max)) is not None:
                 yield found
 
 
@@ -52,17 +58,17 @@ def _pass_over(error: OSError) -> None:
         raise error
 
 
-def _read(folder: int, path: PurePosixPath) -> Found | None:
+def _read(folder: int, path: PurePosixPath, name_max: int) -> Found | None:
     try:
         with open_plain(folder, path.name) as file:
-            text = file.read(MAX_SIDECAR)
+            text = file.read(MAX_TOLD)
     except OSError:
         return None
-    if path.name.endswith(REFUSAL):
-        return _refusal(path, text)
     told = read(text)
+    if told is None and path.name.endswith(REFUSAL):
+        return _refusal(path, text, name_max)
     base = path.with_name(path.name.removesuffix(RESULT))
-    if told is None or not _is_of(told.relpath, path):
+    if told is None or not _is_of(told.relpath, base, name_max):
         return None
     files = [Published(path, "sidecar", *_identity(text))]
     for name, onnx in told.files:
@@ -72,7 +78,7 @@ def _read(folder: int, path: PurePosixPath) -> Found | None:
     return Found(told.relpath, base, tuple(files), told.sha256, told.recipe, Converted(told.conversion))
 
 
-def _refusal(path: PurePosixPath, text: bytes) -> Found | None:
+def _refusal(path: PurePosixPath, text: bytes, name_max: int) -> Found | None:
     try:
         body = json.loads(text)
         relpath = PurePosixPath(body["source"]["path"])
@@ -80,16 +86,17 @@ def _refusal(path: PurePosixPath, text: bytes) -> Found | None:
         ours = body["made_by"]["name"] == "voicekiln" and isinstance(body["made_by"]["ledger"], str) and body["code"]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    if not ours or not _is_of(relpath, path):
-        return None
     base = path.with_name(path.name.removesuffix(REFUSAL))
+    if not ours or not _is_of(relpath, base, name_max):
+        return None
     return Found(relpath, base, (Published(path, "refusal", *_identity(text)),), None, None, None)
 
 
-def _is_of(relpath: PurePosixPath, path: PurePosixPath) -> bool:
-    """Say whether a source is told of where its results lie, by its true name: an odd one is not written in full."""
+def _is_of(relpath: PurePosixPath, base: PurePosixPath, name_max: int) -> bool:
+    """Say whether results of a source may lie there, and it is told of by its true name: an odd one is not written."""
     told = str(relpath)
-    return relpath.parent == path.parent and "\N{REPLACEMENT CHARACTER}" not in told and "\\x" not in told
+    odd = "\N{REPLACEMENT CHARACTER}" in told or "\\x" in told
+    return not odd and relpath.parent == base.parent and base.name in islice(bases(relpath, name_max), MAX_MARKS)
 
 
 def _identity(text: bytes) -> tuple[str, int]:

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import hashlib
 import os
+import secrets
 import stat
 from collections.abc import Callable, Collection, Iterator
 from io import BufferedReader
@@ -49,6 +50,36 @@ def open_folder(
         yield folder
     finally:
         os.close(folder)
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder with all that is in it, however deep it goes and whatever its rights; what does not go stays.
+
+    A folder in it is first hung up beside it, under a hidden name that begins with its own, so that nothing recurses.
+    """
+    todo = [path.name]
+    with contextlib.suppress(ShareAwayError), open_folder(path.parent, PurePosixPath()) as beside:
+        while todo:
+            with contextlib.suppress(OSError):
+                _remove_one(beside, todo.pop(), todo, path.name)
+
+
+def _remove_one(beside: int, name: str, todo: list[str], prefix: str) -> None:
+    if stat.S_ISDIR(os.stat(name, dir_fd=beside, follow_symlinks=False).st_mode):
+        os.chmod(name, 0o700, dir_fd=beside)
+    folder = os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=beside)
+    try:
+        with os.scandir(folder) as listing:
+            entries = list(listing)
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                todo.append(f"{prefix}.{secrets.token_hex(8)}")
+                os.rename(entry.name, todo[-1], src_dir_fd=folder, dst_dir_fd=beside)
+            else:
+                os.unlink(entry.name, dir_fd=folder)
+    finally:
+        os.close(folder)
+    os.rmdir(name, dir_fd=beside)
 
 
 def open_plain(folder: int, name: str) -> BufferedReader:

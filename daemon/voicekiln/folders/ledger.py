@@ -350,10 +350,20 @@ class Ledger(Database):
             self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (text_of(stamp), voice))
             self._rest(voice, at)
 
-    def start_over(self, voice: int) -> None:
-        """Note that what was made of a voice is lost, so that the source has to be taken again."""
+    def start_over(self, voice: int, *, counts: bool = False) -> None:
+        """Note that what was made of a voice is lost, so that the source has to be taken again.
+
+        Where that `counts`, the same content goes on from the attempts that it has had.
+        """
+        changes: dict[str, object] = {
+            "state": State.SETTLING,
+            "job": None,
+            "ending": None,
+            "reason": "",
+            "next_try": None,
+        }
         with self.together():
-            self._set(voice, state=State.SETTLING, job=None, key=None, ending=None, reason="", next_try=None)
+            self._set(voice, **(changes if counts else changes | {"key": None}))
             self._drop_if_spent(voice)
 
     def vanished(self, voice: int) -> None:

@@ -15,8 +15,10 @@ import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import translate
+from itertools import count
 from pathlib import PurePosixPath
 
 from voicekiln.errors import plain
@@ -168,6 +170,18 @@ def output_base(source_name: str, name_max: int = NAME_MAX) -> str:
     """
     stem = source_name[: -len(ENDING)] if source_name[-len(ENDING) :].lower() == ENDING else source_name
     return _shortened(stem, name_max - _LONGEST, source_name)
+
+
+def bases(relpath: PurePosixPath, name_max: int = NAME_MAX) -> Iterator[str]:
+    """Give the stems under which the results of the source `relpath` may lie, in the order in which they are tried.
+
+    The first is `output_base`'s; where another source has that, a mark follows that is this source's own.
+    """
+    first = output_base(relpath.name, name_max)
+    yield first
+    for number in count(1):
+        mark = hashlib.sha256(os.fsencode(relpath) + b"\0%d" % number).hexdigest()[:6]
+        yield output_base(f"{first}~{mark}{ENDING}", name_max)
 
 
 def reserved(base: str) -> tuple[str, ...]:

@@ -94,18 +94,19 @@ def publish(
     with _folder(outbox, delivery.pieces[0].path.parent, rights) as folder:
         for piece in delivery.pieces:
             _check_ours(folder, piece.path, delivery)
-        temps: list[tuple[str, Piece, Published]] = []
+        name_max = os.fpathconf(folder, "PC_NAME_MAX")
+        temps = [temp_name(piece.path.name, delivery.token, name_max) for piece in delivery.pieces]
+        written: list[Published] = []
         try:
-            for piece in delivery.pieces:
-                temp = temp_name(piece.path.name, delivery.token, os.fpathconf(folder, "PC_NAME_MAX"))
-                temps.append((temp, piece, _write(folder, temp, piece, rights)))
+            for temp, piece in zip(temps, delivery.pieces, strict=True):
+                written.append(_write(folder, temp, piece, rights))
                 passed(Step.TEMP_WRITTEN)
             still()
             _switch(folder, temps, delivery)
         finally:
-            for temp, _, _ in temps:
+            for temp in temps:
                 _unlink(folder, temp)
-        return tuple(_stamped(folder, published) for _, _, published in temps)
+        return tuple(_stamped(folder, published) for published in written)
 
 
 def intact(outbox: Path, files: Sequence[Published]) -> bool:
@@ -192,7 +193,7 @@ def _give(file: int, mode: int, gid: int | None) -> None:
 
 
 def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
-    """Write one temporary file, complete and on the disk."""
+    """Write one temporary file, complete and on the disk; after a failure a part of it lies there."""
     _unlink(folder, temp)  # left by a crash, or planted: never written into
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(temp, flags, 0o600, dir_fd=folder)
@@ -210,11 +211,9 @@ def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
         stamp = FileStamp.of(os.fstat(out))
     except BaseException:
         os.close(out)
-        _unlink(folder, temp)
         raise
     os.close(out)  # outside of any handler: a network share says only now that the disk was full
     if piece.source is not None and digest.hexdigest() != piece.sha256:
-        _unlink(folder, temp)
         raise StagingLostError(f"{piece.source.name} has changed since it was verified")
     return Published(piece.path, piece.kind, digest.hexdigest(), size, stamp)
 
@@ -243,13 +242,13 @@ def _chunks(piece: Piece) -> Iterator[bytes]:
         raise StagingLostError(f"{piece.source.name} cannot be read") from error
 
 
-def _switch(folder: int, temps: Sequence[tuple[str, Piece, Published]], delivery: Delivery) -> None:
+def _switch(folder: int, temps: Sequence[str], delivery: Delivery) -> None:
     """Rename everything into place: older sidecar away, ONNX files, stale files away, sidecar."""
     last = delivery.pieces[-1].path.name
     if len(delivery.pieces) > 1:
         _unlink(folder, last)
         passed(Step.OLD_SIDECAR_GONE)
-    for temp, piece, _ in temps:
+    for temp, piece in zip(temps, delivery.pieces, strict=True):
         if piece.path.name == last:
             for path in delivery.stale:
                 _remove_own(folder, path, delivery)
@@ -293,7 +292,7 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
         told = [(file["sha256"], file["bytes"]) for file in body.get("onnx", [])]
         files = {sha256: size for sha256, size in told if _is_hash(sha256) and type(size) is int}
         return {hashlib.sha256(text).hexdigest(): len(text)} | files
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 

@@ -4,8 +4,9 @@ A hidden file in the outbox names the daemon that works there, with a counter. A
 which the owner takes away and answers by raising the counter; it watches the counter on its own clock, stands by
 while it moves, and takes over when it stands still. What clocks say on two hosts is never compared, and no lock is
 asked for, since not every share has them. Nobody asks, nothing is written: disks may sleep and sync tools have
-nothing to do. The file stays when a daemon ends: `released` says that nobody need wait, and the name of the ledger
-whether what lies in the outbox is known there.
+nothing to do. The file stays when a daemon ends: `released` says that nobody need wait. A daemon knows its own earlier
+runs by its ledger; any other run is another's, also one of a copy of its state folder, or of what came after the backup
+that it was put back from.
 
 Nothing that is correct depends on this. Two daemons that both think they own an outbox do work twice; what they publish
 is keyed by content and comes as a whole either way. Accepted: a daemon that is paused in the milliseconds between its
@@ -22,7 +23,7 @@ import re
 import stat
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -69,7 +70,7 @@ class Marker:
     ledger: str
     """`Ledger.instance` of that daemon: what it has published is known there."""
     host: str
-    """Its name, at most 64 characters; for people, and it tells a copied state folder from the real one."""
+    """Its name, at most 64 characters, for people."""
     beat: int
     released: bool = False
     """The daemon ended and waits for nobody."""
@@ -92,9 +93,13 @@ class Look:
 class Tenancy:
     """One daemon's side of it. All methods touch the share, and are called from one thread."""
 
-    def __init__(self, outbox: Path, me: Marker, clock: Callable[[], float] = clock) -> None:
+    def __init__(
+        self, outbox: Path, me: Marker, former: Collection[str] = (), clock: Callable[[], float] = clock
+    ) -> None:
+        """`former` are the owners that earlier runs of the same daemon have been, as its ledger knows."""
         self._outbox = outbox
         self._me = me
+        self._former = former
         self._clock = clock
         self._watched: Marker | None = None
         self._watched_since = 0.0
@@ -117,7 +122,7 @@ class Tenancy:
                 return Look("owner", began + SURE_S, None)
             if found is None:  # somebody was quicker
                 return Look("claiming", began, None)
-            ours = (found.ledger, found.host) == (self._me.ledger, self._me.host)
+            ours = found.owner in self._former
             if not ours and not found.released and not self._silent(folder, found, began):
                 return Look("spare", began, found)
             self._watched = None
@@ -151,6 +156,18 @@ class Tenancy:
             self._watched_since = now
         self._watched = found
         return now - self._watched_since >= STALE_S
+
+
+def other_owner(outbox: Path, former: Collection[str]) -> Marker | None:
+    """Return the marker of another daemon that may be at work there; `former` as in `Tenancy`.
+
+    Raises:
+        ShareAwayError: if the outbox is not there.
+        OSError: if the marker cannot be read.
+    """
+    with open_folder(outbox, PurePosixPath()) as folder:
+        found = _read(folder)
+    return None if found is None or found.released or found.owner in former else found
 
 
 def _ask(folder: int) -> None:

@@ -15,13 +15,18 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from voicekiln import __version__
-from voicekiln.errors import Refusal
+from voicekiln.errors import Refusal, plain
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import Piece
 from voicekiln.job import Conversion, OnnxFile, Recipe
 
 SCHEMA = 1
 """Version of both layouts; raised when a field is removed or changes its meaning."""
+
+
+MAX_VALUES = 5000
+MAX_NESTED = 16
+"""More than that, and deeper nested, has no sidecar of ours; a stranger's may."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,9 +92,9 @@ def read(text: bytes) -> Told | None:
     """
     try:
         body = json.loads(text)
+        _must_be_plain(body, [MAX_VALUES])
         made_by, source = body["made_by"], body["source"]
         relpath = PurePosixPath(source["path"])
-        source["path"].encode()  # JSON can hold halves of characters, which no ledger can
         is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str)
         is_below = relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts
         if not (is_daemons and is_below and body["schema"] == SCHEMA and _is_sha256(source["sha256"])):
@@ -105,6 +110,16 @@ def read(text: bytes) -> Told | None:
         return Told(relpath, source["sha256"], Recipe.from_dict(body["recipe"]), conversion, files)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
         return None
+
+
+def _must_be_plain(value: object, left: list[int], depth: int = 0) -> None:
+    """Raise ValueError for what no sidecar of ours holds: it would go on into ledger, status and other sidecars."""
+    left[0] -= 1
+    if left[0] < 0 or depth > MAX_NESTED or (isinstance(value, str) and value != plain(value, len(value))):
+        raise ValueError("no words of ours")
+    inner = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
+    for one in inner:
+        _must_be_plain(one, left, depth + 1)
 
 
 def _is_sha256(value: object) -> bool:

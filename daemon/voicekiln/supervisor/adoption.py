@@ -44,7 +44,7 @@ class Adoption:
             return
         self._reading = True
         if self._left is None:
-            self._left, self._adopted = found_in(self._common.settings.outbox), 0
+            self._left, self._adopted = found_in(self._common.settings.outbox, self._common.name_max), 0
         left = self._left
         self._common.hands.do("reading the outbox", lambda: self._read(left), self._enter, self._failed)
 

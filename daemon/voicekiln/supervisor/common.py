@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
 from voicekiln.errors import ConfigError, NotYet, Refusal, ShareAwayError
+from voicekiln.folders.files import remove_tree
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.voices import Voice
@@ -90,7 +90,7 @@ class Common:
         """Remove the spooled copy and the staging folder of a job; both lie on local disk."""
         if job is not None:
             self.clear_copy(job)
-            shutil.rmtree(self.staging(job), ignore_errors=True)
+            remove_tree(self.staging(job))
 
     def clear_copy(self, job: str) -> None:
         """Remove the spooled copy of a job. What a disk in trouble does not let go is a leftover, and goes later."""
@@ -109,7 +109,7 @@ class Common:
         folder.mkdir(mode=0o700, exist_ok=True)
         for path in folder.iterdir():
             if path.name.partition(".")[0] not in jobs:
-                shutil.rmtree(path, ignore_errors=True)
+                remove_tree(path)
                 with suppress(OSError):  # a folder, which is gone now
                     path.unlink()
 

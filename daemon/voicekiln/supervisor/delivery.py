@@ -8,15 +8,13 @@ staging meanwhile; nothing is converted twice for it.
 from __future__ import annotations
 
 import errno
-import hashlib
-import os
+import secrets
 from collections.abc import Callable, Sequence
-from itertools import count
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders import sidecar
-from voicekiln.folders.names import fold, output_base, reserved, shown
+from voicekiln.folders.names import bases, fold, reserved, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
@@ -38,6 +36,8 @@ class Post:
         self._common = common
         self._must_be_sure = ownership.must_be_sure
         self._under_way = False
+        self._run = secrets.token_hex(2)
+        """In the names of temporary files: somebody may have started a copy of our state folder, too."""
 
     def step(self) -> None:
         """Hand the next ending that is due to the hands, unless one is with them already."""
@@ -70,15 +70,11 @@ class Post:
 
     def _claim(self, voice: Voice) -> PurePosixPath:
         """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
-        name_max = self._common.name_max
-        for number in count():
-            mark = hashlib.sha256(os.fsencode(voice.relpath) + b"\0%d" % number).hexdigest()[:6]
-            name = voice.relpath.name if number == 0 else f"{output_base(voice.relpath.name, name_max)}~{mark}.pth"
-            base = output_base(name, name_max)
+        for base in bases(voice.relpath, self._common.name_max):
             path = voice.relpath.parent / base
             if self._common.ledger.claim_base(voice.id, path, [fold(str(path.parent / n)) for n in reserved(base)]):
                 return path
-        raise AssertionError("count() has no end")
+        raise AssertionError("there is always another one")
 
     def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
         sources, recipe = self._sources(voice, conversion), voice.taken or self._common.recipe(voice)
@@ -106,7 +102,7 @@ class Post:
         ours = {file.path: file for _, file in self._common.ledger.files(voice.id)}
         targets = {piece.path for piece in pieces}
         stale = [path for path in ours if replaces_all and path not in targets]
-        token = f"{self._common.ledger.instance}{voice.id:x}"
+        token = f"{self._common.ledger.instance}{self._run}{voice.id:x}"
         return Delivery(pieces, stale, ours, token)
 
     def _published(self, voice: Voice, files: tuple[Published, ...], delivery: Delivery) -> None:
@@ -130,7 +126,8 @@ class Post:
             common.log.warning("staging.lost", file=shown(voice.relpath), reason=str(error))
             common.without_twin.add(voice.id)
             common.in_the_way.discard(voice.id)
-            common.ledger.start_over(voice.id)
+            common.put_off(voice.id)
+            common.ledger.start_over(voice.id, counts=True)
             return
         reason = error.text if isinstance(error, Refusal) else plain(str(error))
         if reason != voice.reason and not isinstance(error, ShareAwayError):

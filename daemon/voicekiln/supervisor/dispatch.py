@@ -12,11 +12,11 @@ until it is done.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from voicekiln.errors import WorkerLost
+from voicekiln.folders.files import remove_tree
 from voicekiln.folders.names import shown
 from voicekiln.folders.voices import State, Voice
 from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
@@ -173,7 +173,7 @@ class Dispatch:
         common = self._common
         staging = common.staging(voice.job)
         try:
-            shutil.rmtree(staging, ignore_errors=True)
+            remove_tree(staging)
             staging.mkdir(mode=0o700, parents=True)
         except OSError as error:  # the local disk is full, as a rule
             common.log.warning("job.put_off", file=shown(voice.relpath), reason=error.strerror)

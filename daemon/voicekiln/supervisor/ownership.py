@@ -17,6 +17,10 @@ from voicekiln.folders.owner import BEAT_S, UNKNOWN, Look, Marker, Standing, Ten
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.hands import Hands
 
+RUNS = "runs"
+"""Fact in the ledger: the owners that this daemon has been, the last one last."""
+KEPT_RUNS = 8
+
 OUTBOX_KNOWN = "outbox known"
 """Fact in the ledger: it holds all that lies in the outbox; gone as soon as another daemon works there."""
 
@@ -33,7 +37,9 @@ class Ownership:
         self._clock = clock
         name = plain(host or socket.gethostname(), 60).encode("ascii", "replace").decode()
         me = Marker(secrets.token_hex(8), common.ledger.instance, name, beat=0)
-        self._tenancy = Tenancy(common.settings.outbox, me, clock)
+        runs = (common.ledger.fact(RUNS) or "").split()
+        common.ledger.set_fact(RUNS, " ".join([*runs[1 - KEPT_RUNS :], me.owner]))
+        self._tenancy = Tenancy(common.settings.outbox, me, runs, clock)
         self._due = float("-inf")
         self._looking = False
         self._sure_until = float("-inf")
@@ -106,7 +112,7 @@ class Ownership:
 
     def release(self, wait_s: float) -> bool:
         """Let a spare take over at once, when nothing of ours is under way any more; False if the share hangs."""
-        if self.sure:
+        if self._standing == "owner":  # whether it still is, the marker says
             self._pulse.do("releasing the outbox", self._tenancy.release, lambda _: None, lambda _: None)
         self._sure_until = float("-inf")
         return self._pulse.close(wait_s)

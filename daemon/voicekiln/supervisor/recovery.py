@@ -6,10 +6,10 @@ folders in staging, temporary files in the outbox that bear our mark - is litter
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Collection
 
 from voicekiln.errors import WorkerLost
+from voicekiln.folders.files import remove_tree
 from voicekiln.folders.outbox import clear_temps
 from voicekiln.folders.voices import State, Voice
 from voicekiln.job import Refused
@@ -37,7 +37,7 @@ def _resume(common: Common, voice: Voice) -> None:
     elif voice.job is None or not common.spool(voice.job).is_file():
         common.ledger.start_over(voice.id)
     elif voice.state is State.CONVERTING:
-        shutil.rmtree(common.staging(voice.job), ignore_errors=True)
+        remove_tree(common.staging(voice.job))
         deaths = common.ledger.died(voice.id)
         if deaths >= MAX_DEATHS:
             refusal = WorkerLost(attempts=deaths, reason="the converter itself was stopped in the middle")

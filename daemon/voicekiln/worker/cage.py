@@ -135,7 +135,7 @@ def _open_to(rooms: Rooms, *, gpu: bool) -> Iterator[tuple[Path, Files]]:
         yield THREADS, READ | Files.WRITE_FILE
         yield Path(os.environ.get("CUDA_CACHE_PATH", os.devnull)), WRITE
     yield rooms.sources, READ
-    yield rooms.staging, WRITE
+    yield rooms.staging, WRITE & ~Files.MAKE_DIR  # the jobs' folders are there
     yield rooms.templates, WRITE
 
 
