@@ -178,6 +178,8 @@ def test_a_source_that_vanishes_in_work_is_still_finished(ledger: Ledger) -> Non
     voice = queued(ledger)
     ledger.vanished(voice.id)
     assert row(ledger, voice.id).state is State.QUEUED
+    ledger.published(voice.id, [], [], at=200.0)
+    assert ledger.by_id(voice.id) is None  # nothing is left to know
 
 
 @pytest.mark.parametrize("command", ["retry", "forget"])
@@ -781,10 +783,11 @@ def test_a_voice_is_deleted_without_a_walk_through_what_belongs_to_others(ledger
 def test_a_scan_is_not_compared_with_what_is_over(ledger: Ledger, tmp_path: Path) -> None:
     """Voices at rest whose source is gone are passed over; what is in work is not, wherever its source is."""
     there, gone = done(ledger, tmp_path, PurePosixPath("there.pth")), done(ledger, tmp_path)
-    at_work = queued(ledger, PurePosixPath("work.pth"))
+    at_work, still_there = queued(ledger, PurePosixPath("work.pth")), queued(ledger, PurePosixPath("new.pth"))
     for voice in (gone, at_work):
         ledger.vanished(voice.id)
-    assert {known.id for _, known in ledger.known()} == {there.id, at_work.id}
+    assert sorted(str(path) for path, _ in ledger.known()) == ["new.pth", "there.pth", "work.pth"]
+    assert {known.id for _, known in ledger.known()} == {there.id, at_work.id, still_there.id}
     back = seen(ledger)
     assert (back.id, back.source, back.state) == (gone.id, "there", State.SETTLING)
 

@@ -232,6 +232,10 @@ def test_an_absent_outbox_is_said_so(tmp_path: Path) -> None:
     """Nothing is made in its place."""
     with pytest.raises(ShareAwayError):
         Host(tmp_path / "gone", "a").look()
+    with pytest.raises(ShareAwayError):
+        Host(tmp_path / "gone", "a").tenancy.release()
+    with pytest.raises(ShareAwayError):
+        owner.other_owner(tmp_path / "gone", [])
     assert list(tmp_path.iterdir()) == []
 
 
@@ -383,6 +387,18 @@ def test_an_end_before_the_first_look_leaves_nothing(tmp_path: Path) -> None:
     """No marker is made only to be released."""
     Host(tmp_path, "a").tenancy.release()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_another_daemons_marker_is_told_without_asking(tmp_path: Path) -> None:
+    """Neither a former run's of the same ledger nor one that says that its daemon has ended."""
+    assert owner.other_owner(tmp_path, []) is None
+    a = Host(tmp_path, "a")
+    a.look()
+    assert owner.other_owner(tmp_path, ["a-0", "a-2"]) == Marker("a-1", ledger_of("a"), "a", 0)
+    assert owner.other_owner(tmp_path, ["a-0", "a-1"]) is None
+    assert [path.name for path in tmp_path.iterdir()] == [MARKER]
+    a.tenancy.release()
+    assert owner.other_owner(tmp_path, []) is None
 
 
 def test_no_descriptor_stays_open(tmp_path: Path) -> None:
