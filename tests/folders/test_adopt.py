@@ -17,6 +17,7 @@ from kiln import Kiln
 from voicekiln.folders.adopt import found_in
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import MAX_DEPTH
+from voicekiln.folders.names import bases
 from voicekiln.folders.voices import Found, Published
 from voicekiln.job import Converted
 
@@ -329,3 +330,15 @@ def test_a_deep_tree_of_a_strangers_is_not_walked_to_its_end(outbox: Path) -> No
         (folder / "link.error.json").write_text(json.dumps(json.loads(text) | {"source": {"path": source}}))
     depths = {len(found.relpath.parts) for found in found_in(outbox) if found.relpath.parts[0] == "d"}
     assert depths == {MAX_DEPTH}
+
+
+@pytest.mark.parametrize("name", ["\ufffda.pth", "\\x41.pth"])
+@pytest.mark.requirement(6)
+def test_a_source_that_is_not_written_in_full_is_not_known(outbox: Path, name: str) -> None:
+    """Even where its results have the name that they would have: which of several files was meant is not told."""
+    text = json.loads((outbox / "link.error.json").read_text())
+    for source in (name, "plain.pth"):
+        base = next(iter(bases(PurePosixPath(source))))
+        (outbox / f"{base}.error.json").write_text(json.dumps(text | {"source": {"path": source}}))
+    assert {str(found.relpath) for found in found_in(outbox) if found.ending is None} >= {"plain.pth"}
+    assert all(str(found.relpath) != name for found in found_in(outbox))

@@ -430,12 +430,12 @@ def test_what_has_to_wait_is_not_first_until_it_is_due(ledger: Ledger) -> None:
 
 def test_the_turn_counts_across_states(ledger: Ledger) -> None:
     """Not which of the states is asked for first, nor which voice was seen first by number."""
-    for name, at, state in (("a", 3.0, State.QUEUED), ("b", 1.0, State.SETTLING), ("c", 2.0, State.QUEUED)):
+    for name, at, state in (("a", 3.0, State.QUEUED), ("b", 1.0, State.SETTLING), ("c", 4.0, State.QUEUED)):
         ledger.wait(ledger.sight(PurePosixPath(name), "default", STAMP, at=at).id, state, "")
     passed: list[str] = []
     while voice := ledger.first(lambda v: str(v.relpath) not in passed, State.QUEUED, State.SETTLING):
         passed.append(str(voice.relpath))
-    assert passed == ["b", "c", "a"]
+    assert passed == ["b", "a", "c"]
 
 
 def test_the_longest_known_come_first(ledger: Ledger) -> None:
@@ -480,7 +480,9 @@ def test_an_ending_goes_only_to_a_voice_that_waits_for_it(ledger: Ledger) -> Non
     assert ledger.inherit(row(ledger, voice), DAMAGED_Y) is True
     assert ledger.inherit(row(ledger, voice), DAMAGED_Y) is False
     older = row(ledger, voice)
-    for key in ("a newer one", "another"):  # one that sorts before and one that sorts after would both do
+    ledger._set(voice, state=State.CONVERTING)
+    assert ledger.inherit(older, DAMAGED_Y) is False
+    for key in ("another", "newer"):  # one that sorts before and one that sorts after would both do
         ledger._set(voice, state=State.QUEUED, key=key)
         assert ledger.inherit(older, DAMAGED_Y) is False
     ledger.forget(voice)
