@@ -107,6 +107,12 @@ def test_one_folder_under_two_names_is_found_by_its_identity(tmp_path: Path) -> 
     assert fences._same(tmp_path / "a", Path(f"/proc/self/root{tmp_path}/a"))
 
 
+def test_folders_that_are_still_to_be_made_are_no_problem(tmp_path: Path) -> None:
+    """A mistake elsewhere keeps them from being made; that one is told alone."""
+    assert list(fences.problems(Settings.in_folder(tmp_path / "new"), make=False)) == []
+    assert not (tmp_path / "new").exists()
+
+
 def test_relative_folders_are_made_with_all_above_them(tmp_path: Path) -> None:
     """What was given relative to the file is ours to make."""
     settings = replace(Settings.in_folder(tmp_path / "new"), sweep=KEEP)

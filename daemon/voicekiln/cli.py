@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 import structlog
 
 from voicekiln import __version__, config, logs, loop, report
-from voicekiln.errors import ConfigError, LedgerError, NameTaken, Refusal, ShareAwayError, plain
+from voicekiln.errors import ConfigError, LedgerDamagedError, LedgerError, NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders.inbox import scan
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
@@ -59,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _complain(f"{options.config} cannot be used:")
         for problem in error.problems:
             _complain(f"  {problem}")
+        status = BAD_CONFIG
+    except LedgerDamagedError as error:
+        _complain(f"{error}; start the daemon: it keeps this ledger aside and fills a new one from the outbox")
         status = BAD_CONFIG
     except LedgerError as error:
         _complain(str(error))

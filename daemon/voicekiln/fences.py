@@ -119,9 +119,11 @@ def _no_access(settings: Settings) -> Iterator[str]:
     for name in ("outbox", "state"):
         folder: Path = getattr(settings, name)
         why = _unwritable(folder)
-        if why:
+        if why and _is_there(folder):
             yield f"{name}: nothing can be written to {_shown(folder)} ({why}); {_remedy()}"
     why = _unreadable(settings.inbox)
+    if not _is_there(settings.inbox):
+        return
     if why:
         yield f"inbox: {_shown(settings.inbox)} cannot be read ({why}); {_remedy()}"
     elif settings.sweep.sources is not None and (why := _unwritable(settings.inbox)):
@@ -129,6 +131,11 @@ def _no_access(settings: Settings) -> Iterator[str]:
             f"sweep.sources: converted voices are to be removed from the inbox, but nothing can be changed in "
             f"{_shown(settings.inbox)} ({why}); {_remedy()}, or write sources: never"
         )
+
+
+def _is_there(folder: Path) -> bool:
+    """Say whether a folder was made already: a mistake elsewhere in the configuration keeps it from being made."""
+    return os.path.isdir(folder)  # noqa: PTH112 - never raises
 
 
 def _remedy() -> str:

@@ -148,7 +148,7 @@ def _read_through(path: Path) -> None:
 def _replace(path: Path, error: LedgerDamagedError, log: Log) -> None:
     """Keep the ledger under another name and say so."""
     kept = set_aside(path)
-    log.error("ledger.replaced", reason=str(error), kept_as=kept.name)
+    log.error("ledger.replaced", reason=str(error), kept_as=kept.name, then="a new one is filled from the outbox")
 
 
 def _begin_anew(why: str) -> None:

@@ -98,7 +98,7 @@ class Ownership:
             case "spare":
                 return f"standing by: voicekiln on {plain(host)} works on the outbox"
             case "claiming":
-                return "taking over the outbox"
+                return "taking over the outbox, which takes some seconds"
         return None
 
     def trouble(self) -> str | None:
