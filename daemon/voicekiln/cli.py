@@ -228,8 +228,9 @@ def _inspect(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
-    with _ledger(options) as ledger:
-        running = loop.is_running(config.load(options.config).state)
+    settings = config.load(options.config)
+    with _ledger(settings) as ledger:
+        running = loop.is_running(settings.state)
         told = report.status_json if options.json else report.status
         for line in told(ledger, running=running):
             _say(line)
@@ -237,8 +238,9 @@ def _status(options: argparse.Namespace) -> int:
 
 
 def _health(options: argparse.Namespace) -> int:
-    with _ledger(options) as ledger:
-        running = loop.is_running(config.load(options.config).state)
+    settings = config.load(options.config)
+    with _ledger(settings) as ledger:
+        running = loop.is_running(settings.state)
         trouble = ledger.fact(TROUBLE) if running else "the daemon does not run"
     _say(trouble or "well")
     return OK if trouble is None else NOT_DONE
@@ -246,9 +248,9 @@ def _health(options: argparse.Namespace) -> int:
 
 def _retry_or_forget(options: argparse.Namespace) -> int:
     status = OK
-    inbox = config.load(options.config).inbox
-    with _ledger(options) as ledger:
-        told = {name: (shown(PurePosixPath(name)), _below(inbox, name)) for name in options.names}
+    settings = config.load(options.config)
+    with _ledger(settings) as ledger:
+        told = {name: (shown(PurePosixPath(name)), _below(settings.inbox, name)) for name in options.names}
         wanted = frozenset(chain.from_iterable(told.values()))
         known = {path: number for number, relpath in ledger.paths() if (path := shown(relpath)) in wanted}
         for name in options.names:
@@ -276,7 +278,7 @@ def _do(ledger: Ledger, verb: str, voice: int) -> bool:
 
 def _sweep(options: argparse.Namespace) -> int:
     settings = config.load_prepared(options.config)  # where `run` would not start, nothing is swept either
-    with _ledger(options) as ledger:
+    with _ledger(settings) as ledger:
         if not options.dry_run:
             try:
                 with loop.only_daemon(settings.state):
@@ -365,8 +367,8 @@ def _umask() -> int:
     return mask
 
 
-def _ledger(options: argparse.Namespace) -> Ledger:
-    path = config.load(options.config).state / loop.LEDGER
+def _ledger(settings: Settings) -> Ledger:
+    path = settings.state / loop.LEDGER
     if not path.exists():
         raise ConfigError([f"state: voicekiln has never run with the state folder {plain(str(path.parent))}"])
     return Ledger(path)

@@ -81,7 +81,7 @@ class Recipe:
         known = set(precisions) <= set(PRECISIONS) and raw["interface"] in INTERFACES and raw["verify"] in VERIFY
         if not (known and precisions and type(raw["opset"]) is int and raw["opset"] in OPSETS):
             raise ValueError("a recipe of an unknown kind")
-        return cls(_encodable(raw["name"]), precisions, raw["opset"], raw["interface"], raw["verify"])
+        return cls(_text(raw["name"]), precisions, raw["opset"], raw["interface"], raw["verify"])
 
     @property
     def fingerprint(self) -> str:
@@ -223,13 +223,6 @@ def _text(value: object) -> str:
     if not isinstance(value, str):
         raise TypeError(f"expected text, got {type(value).__name__}")
     return value
-
-
-def _encodable(value: object) -> str:
-    """Return a text that can be written as UTF-8; JSON can hold halves of characters, which cannot."""
-    text = _text(value)
-    text.encode()
-    return text
 
 
 def _whole(value: object) -> int:

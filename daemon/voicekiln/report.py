@@ -1,6 +1,6 @@
 """What the commands tell a person at a terminal, as lines of text; `status` also as JSON values.
 
-No metrics for a monitor yet, which `health` and the JSON have to do for.
+No metrics for a monitor yet: `health` and the JSON have to do.
 """
 
 from __future__ import annotations

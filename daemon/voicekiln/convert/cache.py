@@ -146,8 +146,7 @@ def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithm
 
 def _bytes(path: Path) -> bytes:
     """Return a file's bytes, if it is one and no larger than any template; nothing else is waited for."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(descriptor, "rb") as file:
+    with _opened(path) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as file:
         st = os.fstat(descriptor)
         if not stat.S_ISREG(st.st_mode) or st.st_size > MAX_BYTES:
             raise DamagedError("it is no plain file of a template's size")
@@ -207,7 +206,10 @@ def _give_to_owner(path: Path) -> None:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """Give a descriptor of a file or folder to change what is said of it; by name, the worker's cage forbids that."""
+    """Give a descriptor of a file or folder, to read it or to change what is said of it.
+
+    By name, the worker's cage forbids the latter.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         yield descriptor

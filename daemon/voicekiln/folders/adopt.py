@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import json
 import os
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
 from voicekiln.folders.files import open_plain
-from voicekiln.folders.inbox import MAX_DEPTH
 from voicekiln.folders.names import NAME_MAX, bases, reserved
-from voicekiln.folders.sidecar import read
+from voicekiln.folders.outbox import walk
+from voicekiln.folders.sidecar import read, read_refusal
 from voicekiln.folders.voices import Found, Published
 from voicekiln.job import Converted
 
@@ -43,10 +42,7 @@ def found_in(outbox: Path, name_max: int = NAME_MAX) -> Iterator[Found]:
     Raises:
         OSError: if the share does not answer; what was given until then is not all.
     """
-    for top, folders, names, folder in os.fwalk(outbox, onerror=_pass_over, follow_symlinks=False):
-        where = PurePosixPath(Path(top).relative_to(outbox))
-        if len(where.parts) > MAX_DEPTH:  # nothing of ours lies deeper
-            folders.clear()
+    for where, folders, names, folder in walk(outbox, _pass_over):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
             if name.endswith(RESULT) and (found := _read(folder, where / name, name_max)) is not None:
@@ -79,15 +75,8 @@ def _read(folder: int, path: PurePosixPath, name_max: int) -> Found | None:
 
 
 def _refusal(path: PurePosixPath, text: bytes, name_max: int) -> Found | None:
-    try:
-        body = json.loads(text)
-        relpath = PurePosixPath(body["source"]["path"])
-        body["source"]["path"].encode()  # as in `read`
-        ours = body["made_by"]["name"] == "voicekiln" and isinstance(body["made_by"]["ledger"], str) and body["code"]
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return None
-    base = path.with_name(path.name.removesuffix(REFUSAL))
-    if not ours or not _is_of(relpath, base, name_max):
+    relpath, base = read_refusal(text), path.with_name(path.name.removesuffix(REFUSAL))
+    if relpath is None or not _is_of(relpath, base, name_max):
         return None
     return Found(relpath, base, (Published(path, "refusal", *_identity(text)),), None, None, None)
 

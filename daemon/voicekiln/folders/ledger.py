@@ -21,6 +21,7 @@ from voicekiln.folders.rows import file_in, known_in, path_of, stamp_in, text_of
 from voicekiln.folders.tables import TURN, WAITING
 from voicekiln.folders.voices import (
     AT_REST,
+    IN_WORK,
     WORKING,
     Class,
     Found,
@@ -39,10 +40,6 @@ from voicekiln.job import NOT_READ, Converted, FileStamp, Recipe, Refused
 KEPT_EVERY_S = 600.0
 LONGEST_GAP_S = 86400.0
 """The clock of the ledger is written down so often, and goes on by this much at most over a gap; see `pass_time`."""
-
-_IN_WORK = (State.CONVERTING, State.CONVERTED, State.REFUSING)
-"""No command takes a voice out of these states."""
-
 
 _SOURCE = "state = 'done' AND source = 'there'"
 _SOURCES = f"""
@@ -137,7 +134,7 @@ class Ledger(Database):
         """
         rows = self._ask(
             "SELECT DISTINCT key FROM voices WHERE state IN (?, ?, ?) AND reason = '' AND key IS NOT NULL",
-            _IN_WORK,
+            IN_WORK,
         )
         return {row["key"] for row in rows}
 
@@ -320,16 +317,10 @@ class Ledger(Database):
         """Reserve an output path and the folded names that come with it for this voice; False if one is taken."""
         with self.together():
             wanted = [os.fsencode(fold) for fold in folds]  # names may hold bytes that are no text
-            marks = ",".join("?" * len(wanted))
-            taken = self._db.execute(
-                f"SELECT 1 FROM names WHERE fold IN ({marks}) AND voice != ?",  # noqa: S608 - question marks only
-                (*wanted, voice),
-            ).fetchone()
+            taken = self._ask(f"SELECT 1 FROM names WHERE {_folds(wanted)} AND voice != ?", (*wanted, voice))  # noqa: S608 - question marks only
             if taken:
                 return False
-            self._db.execute("DELETE FROM names WHERE voice = ?", (voice,))
-            self._db.executemany("INSERT INTO names VALUES (?, ?)", [(fold, voice) for fold in wanted])
-            self._db.execute("UPDATE voices SET base = ? WHERE id = ?", (os.fsencode(base), voice))
+            self._name(voice, base, wanted)
         return True
 
     def published(self, voice: int, files: Iterable[Published], gone: Iterable[PurePosixPath], at: float) -> None:
@@ -397,7 +388,7 @@ class Ledger(Database):
         """
         with self.together():
             row = self.voice(found.relpath)
-            if row is not None and (row.state in _IN_WORK or self._has(row, found)):
+            if row is not None and (row.state in IN_WORK or self._has(row, found)):
                 return False
             if found.ending is not None and found.recipe is not None:
                 self._adopt_result(row, found, key, at)
@@ -438,16 +429,18 @@ class Ledger(Database):
             (os.fsencode(relpath), recipe, text_of(NOT_READ), state, at, at),
         )
 
-    def _seize(self, voice: int, base: PurePosixPath, folds: Sequence[str]) -> None:
+    def _seize(self, voice: int, base: PurePosixPath, folds: Iterable[str]) -> None:
         """Give names to a voice, whoever has them; those who lose one claim others when they publish again."""
         wanted = [os.fsencode(fold) for fold in folds]
-        marks = ",".join("?" * len(wanted))
-        self._db.execute(
-            f"UPDATE voices SET base = NULL WHERE id != ? AND id IN (SELECT voice FROM names WHERE fold IN ({marks}))",  # noqa: S608 - question marks only
-            (voice, *wanted),
-        )
-        self._db.execute(f"DELETE FROM names WHERE fold IN ({marks}) OR voice = ?", (*wanted, voice))  # noqa: S608 - as above
-        self._db.executemany("INSERT INTO names VALUES (?, ?)", [(fold, voice) for fold in wanted])
+        losers = f"SELECT voice FROM names WHERE {_folds(wanted)}"  # noqa: S608 - question marks only
+        self._db.execute(f"UPDATE voices SET base = NULL WHERE id != ? AND id IN ({losers})", (voice, *wanted))  # noqa: S608 - as above
+        self._db.execute(f"DELETE FROM names WHERE {_folds(wanted)}", wanted)  # noqa: S608 - as above
+        self._name(voice, base, wanted)
+
+    def _name(self, voice: int, base: PurePosixPath, folds: Sequence[bytes]) -> None:
+        """Let a voice have these names and no others; nobody else has them."""
+        self._db.execute("DELETE FROM names WHERE voice = ?", (voice,))
+        self._db.executemany("INSERT INTO names VALUES (?, ?)", [(fold, voice) for fold in folds])
         self._db.execute("UPDATE voices SET base = ? WHERE id = ?", (os.fsencode(base), voice))
 
     def nothing_planned(self) -> None:
@@ -461,7 +454,7 @@ class Ledger(Database):
             done = self._db.execute(
                 "UPDATE voices SET state = ?, attempts = 0, deaths = 0, key = NULL, ending = NULL, job = NULL, "
                 "reason = '', next_try = NULL WHERE id = ? AND state NOT IN (?, ?, ?) AND source = 'there'",
-                (State.SETTLING, voice, *_IN_WORK),
+                (State.SETTLING, voice, *IN_WORK),
             )
             return done.rowcount == 1
 
@@ -470,7 +463,7 @@ class Ledger(Database):
         with self.together():
             done = self._db.execute(
                 "DELETE FROM voices WHERE id = ? AND state NOT IN (?, ?, ?)",
-                (voice, *_IN_WORK),
+                (voice, *IN_WORK),
             )
             return done.rowcount == 1
 
@@ -510,6 +503,10 @@ class Ledger(Database):
             "AND NOT EXISTS (SELECT 1 FROM files WHERE files.voice = voices.id)",
             (voice, State.SETTLING, State.INCOMPLETE, *AT_REST),
         )
+
+
+def _folds(wanted: Sequence[bytes]) -> str:
+    return f"fold IN ({','.join('?' * len(wanted))})"
 
 
 def _in(states: Sequence[State]) -> str:

@@ -189,6 +189,11 @@ def reserved(base: str) -> tuple[str, ...]:
     return tuple(base + ending for ending in _ENDINGS)
 
 
+def folds(base: PurePosixPath) -> list[str]:
+    """Return the keys (`fold`) of all final paths that the results under the path `base` may take."""
+    return [fold(str(base.with_name(name))) for name in reserved(base.name)]
+
+
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _TEMP = re.compile(rf"\.~.+\.({_TOKEN.pattern})\.part", re.DOTALL)
 

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import stat
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,9 +131,7 @@ def clear_temps(outbox: Path, instances: Collection[str]) -> int:
     """
     marks = tuple(instances)
     count = 0
-    for top, folders, names, folder in os.fwalk(outbox, onerror=None, follow_symlinks=False):
-        if len(Path(top).relative_to(outbox).parts) > MAX_DEPTH:  # nothing of ours lies deeper
-            folders.clear()
+    for _, _, names, folder in walk(outbox):
         for name in names:
             token = temp_token(name)
             if token is not None and token.startswith(marks):
@@ -141,6 +140,17 @@ def clear_temps(outbox: Path, instances: Collection[str]) -> int:
                     count += 1
                     passed(Step.LITTER_REMOVED)
     return count
+
+
+def walk(
+    outbox: Path, onerror: Callable[[OSError], None] | None = None
+) -> Iterator[tuple[PurePosixPath, list[str], list[str], int]]:
+    """Give what `os.fwalk` does, with paths below `outbox`, and no deeper than anything of ours lies."""
+    for top, folders, names, folder in os.fwalk(outbox, onerror=onerror, follow_symlinks=False):
+        where = PurePosixPath(Path(top).relative_to(outbox))
+        if len(where.parts) > MAX_DEPTH:
+            folders.clear()
+        yield where, folders, names, folder
 
 
 @contextlib.contextmanager
@@ -290,14 +300,15 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return {}
         told = [(file["sha256"], file["bytes"]) for file in body.get("onnx", [])]
-        files = {sha256: size for sha256, size in told if _is_hash(sha256) and type(size) is int}
+        files = {sha256: size for sha256, size in told if is_sha256(sha256) and type(size) is int}
         return {hashlib.sha256(text).hexdigest(): len(text)} | files
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return {}
 
 
-def _is_hash(value: object) -> bool:
-    return isinstance(value, str) and len(value) == hashlib.sha256().digest_size * 2
+def is_sha256(value: object) -> bool:
+    """Say whether this is a hash as we write it."""
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:

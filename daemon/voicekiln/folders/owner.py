@@ -29,7 +29,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
-from voicekiln.folders.files import open_folder
+from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain
 from voicekiln.folders.names import temp_name
 
 MARKER = temp_name("voicekiln", "owner")
@@ -51,6 +51,8 @@ UNKNOWN = "?"
 
 _LEDGER = re.compile("[0-9a-f]{8}")
 """What `Ledger.instance` looks like. Whose temporary files are cleared away hangs on it."""
+
+NO_FILE = f"{MARKER} in the outbox is not a file"
 
 _BYTES = 512
 """The marker always has this length, so that it is written in one go, over the older one, on a full disk too."""
@@ -189,14 +191,14 @@ def _take_question(folder: int) -> bool:
 def _read(folder: int) -> Marker | None:
     """Return the marker; one that says nothing sensible is as good as that of an unknown daemon."""
     try:
-        file = os.open(MARKER, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
+        with open_plain(folder, MARKER) as file:
+            text = file.read(_BYTES)
     except FileNotFoundError:
         return None
-    try:
-        _must_be_plain(file)
-        text = os.read(file, _BYTES)
-    finally:
-        os.close(file)
+    except OSError as error:
+        if error.errno in NOT_A_FILE:
+            raise OSError(NO_FILE) from error
+        raise
     try:
         facts = json.loads(text)
         ledger = str(facts["ledger"])
@@ -253,4 +255,4 @@ def _fill(file: int, marker: Marker) -> None:
 
 def _must_be_plain(file: int) -> None:
     if not stat.S_ISREG(os.fstat(file).st_mode):
-        raise OSError(f"{MARKER} in the outbox is not a file")
+        raise OSError(NO_FILE)

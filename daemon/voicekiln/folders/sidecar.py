@@ -7,7 +7,6 @@ Whatever in them comes from the file or its name has been made plain before it g
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,7 +16,7 @@ from typing import Any
 from voicekiln import __version__
 from voicekiln.errors import Refusal, plain
 from voicekiln.folders.names import shown
-from voicekiln.folders.outbox import Piece
+from voicekiln.folders.outbox import Piece, is_sha256
 from voicekiln.job import Conversion, OnnxFile, Recipe
 
 SCHEMA = 1
@@ -84,32 +83,52 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
     return [*pieces, Piece(_beside(base, ".json"), "sidecar", text=_json(body))]
 
 
-def read(text: bytes) -> Told | None:
-    """Return what `result` wrote for a daemon; None for anything else, whoever wrote it.
+UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
+"""What comes of reading what somebody else has written."""
 
-    Whoever may write to the outbox may write such a file, so nothing in it is believed that could lead out of the
-    folder that it lies in.
-    """
+
+def read(text: bytes) -> Told | None:
+    """Return what `result` wrote for a daemon; None for anything else, whoever wrote it."""
     try:
-        body = json.loads(text)
-        _must_be_plain(body, [MAX_VALUES])
-        made_by, source = body["made_by"], body["source"]
-        relpath = PurePosixPath(source["path"])
-        is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str)
-        is_below = relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts
-        if not (is_daemons and is_below and body["schema"] == SCHEMA and _is_sha256(source["sha256"])):
-            return None
+        body, relpath = _of_a_daemon(text)
         raw = [facts | {"name": f"{facts['precision']}.onnx"} for facts in body["onnx"]]
         conversion = Conversion.from_dict(body | {"files": raw})
         names = [facts["name"] for facts in body["onnx"]]
-        if not all(isinstance(name, str) and PurePosixPath(name).name == name for name in names):
-            return None
-        if not all(_is_sha256(file.sha256) for file in conversion.files):
+        hashes = [body["source"]["sha256"], *(file.sha256 for file in conversion.files)]
+        plain_names = all(isinstance(name, str) and PurePosixPath(name).name == name for name in names)
+        if not (plain_names and all(map(is_sha256, hashes))):
             return None
         files = tuple(zip(names, conversion.files, strict=True))
-        return Told(relpath, source["sha256"], Recipe.from_dict(body["recipe"]), conversion, files)
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError):
+        return Told(relpath, hashes[0], Recipe.from_dict(body["recipe"]), conversion, files)
+    except UNREADABLE:
         return None
+
+
+def read_refusal(text: bytes) -> PurePosixPath | None:
+    """Return the source that `refusal` told of for a daemon; None for anything else, whoever wrote it."""
+    try:
+        body, relpath = _of_a_daemon(text)
+        return relpath if body["code"] else None
+    except UNREADABLE:
+        return None
+
+
+def _of_a_daemon(text: bytes) -> tuple[dict[str, Any], PurePosixPath]:
+    """Return what stands in a file of either kind, and the path of its source.
+
+    Whoever may write to the outbox may write such a file, so nothing in it is believed that could lead out of the
+    folder that it lies in.
+
+    Raises:
+        one of `UNREADABLE`: if it is none that a daemon wrote.
+    """
+    body: dict[str, Any] = json.loads(text)
+    _must_be_plain(body, [MAX_VALUES])
+    relpath, made_by = PurePosixPath(body["source"]["path"]), body["made_by"]
+    is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str) and body["schema"] == SCHEMA
+    if not (is_daemons and relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts):
+        raise ValueError("not a daemon's")
+    return body, relpath
 
 
 def _must_be_plain(value: object, left: list[int], depth: int = 0) -> None:
@@ -120,11 +139,6 @@ def _must_be_plain(value: object, left: list[int], depth: int = 0) -> None:
     inner = value if isinstance(value, list) else [*value, *value.values()] if isinstance(value, dict) else []
     for one in inner:
         _must_be_plain(one, left, depth + 1)
-
-
-def _is_sha256(value: object) -> bool:
-    """Say whether this is a hash as we write it."""
-    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
 def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float) -> Piece:

@@ -35,8 +35,11 @@ class State(StrEnum):
 AT_REST = (State.DONE, State.REFUSED)
 """Nothing is to be done until the file changes."""
 WORKING = tuple(state for state in State if state not in AT_REST)
+"""Something is to be done, were it only to wait."""
 REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
 """A newer file under the same name starts over at once; in the other states it waits for the end."""
+IN_WORK = tuple(state for state in State if state not in REPLACEABLE)
+"""The other states. No command takes a voice out of them."""
 
 Kind = Literal["source", "onnx", "sidecar", "refusal"]
 Source = Literal["there", "gone", "swept"]

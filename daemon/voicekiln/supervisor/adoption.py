@@ -10,7 +10,7 @@ from itertools import islice
 
 from voicekiln.errors import ShareAwayError, plain
 from voicekiln.folders.adopt import found_in
-from voicekiln.folders.names import fold, reserved
+from voicekiln.folders.names import folds
 from voicekiln.folders.voices import Found, key_of
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.ownership import Ownership
@@ -67,8 +67,7 @@ class Adoption:
     def _adopt(self, found: Found) -> bool:
         # It need not be made by our own version.
         key = None if found.recipe is None else key_of(found.sha256, found.recipe)
-        names = [fold(str(found.base.with_name(name))) for name in reserved(found.base.name)]
-        return self._common.ledger.adopt(found, key, names, self._common.now.wall)
+        return self._common.ledger.adopt(found, key, folds(found.base), self._common.now.wall)
 
     def _failed(self, error: Exception) -> None:
         """Begin anew when the outbox is there again."""

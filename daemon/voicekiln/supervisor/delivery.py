@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders import sidecar
-from voicekiln.folders.names import bases, fold, reserved, shown
+from voicekiln.folders.names import bases, folds, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
@@ -72,7 +72,7 @@ class Post:
         """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
         for base in bases(voice.relpath, self._common.name_max):
             path = voice.relpath.parent / base
-            if self._common.ledger.claim_base(voice.id, path, [fold(str(path.parent / n)) for n in reserved(base)]):
+            if self._common.ledger.claim_base(voice.id, path, folds(path)):
                 return path
         raise AssertionError("there is always another one")
 
