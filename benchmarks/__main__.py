@@ -1,8 +1,8 @@
 """`python -m benchmarks`: every figure beside its target, as a table, and in results.json with all that was measured.
 
-To be run from the repository's root on a machine that has nothing else to do, with the extra `bench` installed. It
-takes about two hours, 4 GB of memory, and 10 GB below TMPDIR, which has to be on a real disk: much of what is measured
-is writing. `--quick` measures fewer rounds with fewer voices and says so; numbers choose figures.
+To be run from the repository's root on a machine that has nothing else to do, with the extra `bench` and Chromium
+installed. It takes about two hours, 4 GB of memory, and 10 GB below TMPDIR, which has to be on a real disk: much of
+what is measured is writing. `--quick` measures fewer rounds with fewer voices and says so; numbers choose figures.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import conversions, graphs, load, ordinary, running
+from benchmarks import conversions, graphs, load, ordinary, page, running
 from benchmarks.harness import Figure, Room, Seat
 from voicekiln.convert import device
 from voicekiln.folders.watch import file_system
 
 RESULTS = Path(__file__).with_name("results.json")
-NUMBERS = range(1, 13)
+NUMBERS = range(1, 14)
 AGAINST_ORDINARY = {2, 3, 8}
 LIKE_DB = 80.0
 """Less, and the ordinary network is another one than ours."""
@@ -82,6 +82,7 @@ def _measure(room: Room, numbers: set[int], results: dict[str, Any]) -> Iterator
         10: load.sweep,
         11: load.ledger,
         12: load.flood,
+        13: page.opening,
     }.items():
         if number in numbers:
             yield from figures(room)

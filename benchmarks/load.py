@@ -202,7 +202,7 @@ def _published(outbox: Path | None, path: PurePosixPath) -> Published:
 def _conversion() -> Conversion:
     ports = tuple(Port(name, "float32", (1, "frames", 768)) for name in ("phone", "pitchf", "rnd"))
     fidelity = (Fidelity("CPUExecutionProvider", (40, 97, 211), 123.4, 1e-6, 100.0),)
-    file = OnnxFile("fp32.onnx", "fp32", "0" * 64, 55_000_000, 17, ports, ports[:1], fidelity)
+    file = OnnxFile("rvc.fp32.onnx", "fp32", "0" * 64, 55_000_000, 17, ports, ports[:1], fidelity)
     seconds = {"load": 0.1, "template": 0.2, "fill": 0.3, "verify": 0.4}
     return Conversion((file,), {"family": "rvc", "version": "v2"}, {"hop": 400}, (), seconds, {"kind": "cpu"}, {})
 

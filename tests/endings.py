@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
 
-from voicekiln.job import Conversion, Converted, Fidelity, Job, OnnxFile, Port, Precision
+from voicekiln.job import Conversion, Converted, Fidelity, Interface, Job, OnnxFile, Port, Precision, staged
 
 
-def onnx_bytes(job: Job, precision: Precision) -> bytes:
-    """Return what stands for an ONNX file: different for each content and precision."""
-    return f"{precision} of {job.sha256}".encode()
+def onnx_bytes(job: Job, precision: Precision, interface: Interface = "rvc") -> bytes:
+    """Return what stands for an ONNX file: different for each content and precision, and for each kind of graph."""
+    graph = " for w-okada" if interface == "w-okada" else ""
+    return f"{precision} of {job.sha256}{graph}".encode()
 
 
 def converted(job: Job) -> Converted:
     """Write the files of a job into its staging folder, as the worker would, and return the ending."""
     files = tuple(
-        _file(job.staging, precision, onnx_bytes(job, precision), verified=job.recipe.verify != "off")
-        for precision in job.recipe.precisions
+        _file(job, interface, precision) for interface in job.recipe.interfaces for precision in job.recipe.precisions
     )
     return Converted(
         Conversion(
@@ -32,16 +31,20 @@ def converted(job: Job) -> Converted:
     )
 
 
-def _file(staging: Path, precision: Precision, content: bytes, *, verified: bool) -> OnnxFile:
-    (staging / f"{precision}.onnx").write_bytes(content)
+def _file(job: Job, interface: Interface, precision: Precision) -> OnnxFile:
+    content, name = onnx_bytes(job, precision, interface), staged(interface, precision)
+    (job.staging / name).write_bytes(content)
+    fidelity = (Fidelity("CPUExecutionProvider", (40, 97), 123.4, 1e-6, 100.0),)
     port = Port("phone", "float32", (1, "frames", 768))
     return OnnxFile(
-        name=f"{precision}.onnx",
+        name=name,
+        interface=interface,
+        client={"Type": "RVC"} if interface == "moevs" else {},
         precision=precision,
         sha256=hashlib.sha256(content).hexdigest(),
         bytes=len(content),
         opset=17,
         inputs=(port,),
         outputs=(Port("audio", "float32", (1, 1, "samples")),),
-        fidelity=(Fidelity("CPUExecutionProvider", (40, 97), 123.4, 1e-6, 100.0),) if verified else (),
+        fidelity=fidelity if job.recipe.verify != "off" else (),
     )

@@ -86,6 +86,29 @@ class SlowHands(PromptHands):
         return bool(self._todo) or super().busy()
 
 
+class HeldHands(PromptHands):
+    """Hands that do nothing until they are let go, and that may be left behind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[Callable[[], Finish]] = []
+        self.ends = True
+
+    def do(
+        self, what: str, work: Callable[[], T], done: Callable[[T], None], failed: Callable[[Exception], None]
+    ) -> None:
+        del what
+        self.held.append(lambda: attempt(work, done, failed, EXPECTED))
+
+    def let_go(self) -> None:
+        self._finished += [work() for work in self.held]
+        self.held = []
+
+    def close(self, wait_s: float) -> bool:
+        del wait_s
+        return self.ends
+
+
 class Lines:
     """A log that is kept as a list."""
 
@@ -177,6 +200,10 @@ class Kiln:
     def close(self) -> None:
         self.ledger.close()
 
+    def configure(self, **changes: Any) -> None:
+        """Change settings as a reload does, for all starts to come."""
+        self.settings = self.service.common.settings = replace(self.settings, **changes)
+
     @property
     def now(self) -> Now:
         return Now(self.mono, self.wall)
@@ -216,8 +243,14 @@ class Kiln:
         return {
             str(path.relative_to(self.outbox))
             for path in self.outbox.rglob("*")
-            if path.is_file() and path.name not in FILES
+            if path.is_file() and path.name not in FILES and path not in self.boards
         }
+
+    @property
+    def boards(self) -> set[Path]:
+        """Where the status page and its JSON lie."""
+        status = self.service.common.settings.status
+        return {self.outbox / path for path in (status.page, status.json) if path is not None}
 
     def read(self, name: str) -> dict[str, Any]:
         body: dict[str, Any] = json.loads((self.outbox / name).read_text())

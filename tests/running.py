@@ -118,4 +118,5 @@ class Daemon:
     def litter(self) -> list[Path]:
         """Return what should not lie anywhere when all work is done."""
         left = [*(self.state / "spool").iterdir(), *(self.state / "staging").iterdir()]
-        return left + [path for path in self.outbox.rglob(".*") if path.is_file() and path.name not in FILES]
+        hidden = [path for path in self.outbox.rglob(".*") if path.is_file() and path.name not in FILES]
+        return left + [path for path in hidden if not path.name.startswith(".~status.")]  # it may be written just now

@@ -15,16 +15,19 @@ HEAVY = ("torch", "onnx", "onnxruntime", "onnxconverter_common", "numpy")
 
 NOUNS = ("voicekiln", "voicekiln.errors", "voicekiln.job")
 """The package itself holds the version only."""
-FOLDERS = (*NOUNS, "voicekiln.steps", "voicekiln.folders")
+FOLDERS = (*NOUNS, "voicekiln.steps", "voicekiln.words", "voicekiln.folders")
 CONFIG = (*NOUNS, "voicekiln.settings", "voicekiln.values", "voicekiln.fences", "voicekiln.folders")
 WORKER = (*NOUNS, "voicekiln.worker.wire", "voicekiln.worker.lines", "voicekiln.worker.rooms")
+WORKS = ("voicekiln.families", "voicekiln.convert", "voicekiln.judge")
 KEEPING = (*WORKER, "voicekiln.worker.keeper", "voicekiln.worker.process", "voicekiln.worker.shift")
-LOOP = (*FOLDERS, *KEEPING, "voicekiln.worker.parent", "voicekiln.settings", "voicekiln.supervisor")
+LOOP = (*FOLDERS, *KEEPING, "voicekiln.worker.parent", "voicekiln.settings", "voicekiln.supervisor", "voicekiln.page")
+COMMANDS = (*LOOP, "voicekiln.commands", "voicekiln.config", "voicekiln.loop", "voicekiln.oneoff", "voicekiln.report")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln": (),
     "voicekiln.errors": (),
     "voicekiln.steps": (),
+    "voicekiln.words": NOUNS,
     "voicekiln.job": ("voicekiln.errors",),
     "voicekiln.folders": FOLDERS,
     "voicekiln.folders.database": (*FOLDERS, "sqlite3"),
@@ -34,31 +37,42 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.fences": (*NOUNS, "voicekiln.settings", "voicekiln.folders"),
     "voicekiln.config": (*CONFIG, "yaml"),
     "voicekiln.notify": NOUNS,
+    "voicekiln.page": (*FOLDERS, "voicekiln.page"),
+    "voicekiln.page.render": (*FOLDERS, "voicekiln.page", "jinja2"),
+    "voicekiln.metrics": (*NOUNS, "voicekiln.supervisor.exporting", "prometheus_client"),
     "voicekiln.logs": (*NOUNS, "structlog"),
     "voicekiln.nets": ("voicekiln.nets", "torch"),
     "voicekiln.families": (*NOUNS, "voicekiln.families", "voicekiln.nets", "torch", "numpy"),
     "voicekiln.convert": (*NOUNS, "voicekiln.families", "voicekiln.nets", "voicekiln.convert", *HEAVY),
+    "voicekiln.judge": (*NOUNS, "voicekiln.families", "voicekiln.nets", "voicekiln.convert", "voicekiln.judge", *HEAVY),
     "voicekiln.worker": WORKER,
     "voicekiln.worker.shift": KEEPING,
     "voicekiln.worker.parent": KEEPING,
     "voicekiln.worker.cage": (*WORKER, "voicekiln.worker.landlock", "voicekiln.worker.seccomp"),
-    "voicekiln.worker.child": (*WORKER, "voicekiln.worker.cage", "voicekiln.families", "voicekiln.convert", "torch"),
+    "voicekiln.worker.child": (*WORKER, "voicekiln.worker.cage", *WORKS, "torch"),
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,
     "voicekiln.service": (*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.notify"),
-    "voicekiln.loop": (*LOOP, "voicekiln.notify", "voicekiln.service"),
-    "voicekiln.cli": (
-        *(*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.loop", "voicekiln.oneoff", "voicekiln.report"),
-        "structlog",
-    ),
+    "voicekiln.loop": (*LOOP, "voicekiln.notify", "voicekiln.service", "voicekiln.metrics"),
+    "voicekiln.commands": COMMANDS,
+    "voicekiln.commands.aside": NOUNS,
+    "voicekiln.commands.completion": (*NOUNS, "voicekiln.commands", "shtab"),
+    "voicekiln.commands.discreet": (*NOUNS, "voicekiln.settings"),
+    "voicekiln.commands.machine": (*NOUNS, "voicekiln.commands.aside", "voicekiln.supervisor.hiring"),
+    "voicekiln.commands.once": (*COMMANDS, "voicekiln.values"),
+    "voicekiln.commands.parsing": NOUNS,
+    "voicekiln.commands.premises": (*LOOP, "voicekiln.commands", "voicekiln.fences", "voicekiln.loop"),
+    "voicekiln.commands.terminal": (*NOUNS, "rich"),
+    "voicekiln.commands.daemon": (*COMMANDS, "voicekiln.logs"),
+    "voicekiln.cli": (*NOUNS, "voicekiln.commands", "voicekiln.loop"),
 }
 """What a module, or a package with all in it, may import of ours and of what stands behind a door.
 
 The longest name that fits a module holds for it. A name allows all below it, `voicekiln` only itself.
 """
 
-BEHIND_DOORS = ("yaml", "structlog", "watchdog", "sqlite3", *HEAVY)
+BEHIND_DOORS = ("yaml", "structlog", "watchdog", "sqlite3", "prometheus_client", "jinja2", "rich", "shtab", *HEAVY)
 
 
 def imports_of(source: str) -> Iterator[str]:
@@ -125,8 +139,11 @@ def test_each_module_imports_only_what_it_may(module: str) -> None:
         ("voicekiln.families.rvc", "import onnx"),
         ("voicekiln.nets.flow", "from voicekiln.families import base"),
         ("voicekiln.convert.verify", "from voicekiln.config import Settings"),
+        ("voicekiln.convert.verify", "from voicekiln.judge import client"),
         ("voicekiln.cli", "import importlib\nimportlib.import_module('onnxruntime')"),
         ("voicekiln.cli", "import yaml"),
+        ("voicekiln.loop", "import prometheus_client"),
+        ("voicekiln.page.facts", "import jinja2"),
         ("voicekiln.job", "from voicekiln import folders"),
         ("voicekiln.folders.inbox", "from . import names"),
         ("voicekiln.folders.inbox", "if TYPE_CHECKING:\n    import watchdog.events"),
@@ -149,8 +166,9 @@ def test_every_line_of_the_table_has_a_module() -> None:
 
 
 def test_the_command_loads_no_heavy_package() -> None:
-    """After `import voicekiln.cli` neither torch nor anything of ONNX nor NumPy is in the process."""
-    program = f"import sys, voicekiln.cli; print(sorted(set({HEAVY}) & set(sys.modules)))"
+    """After `import voicekiln.cli` neither torch nor anything of ONNX nor NumPy is there, nor what few need."""
+    unwanted = (*HEAVY, "rich", "shtab")
+    program = f"import sys, voicekiln.cli; print(sorted(set({unwanted}) & set(sys.modules)))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "[]"

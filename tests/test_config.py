@@ -8,7 +8,7 @@ import pytest
 from voicekiln import config
 from voicekiln.errors import ConfigError
 from voicekiln.job import Recipe
-from voicekiln.settings import FOLDERS, Settings
+from voicekiln.settings import FOLDERS, Metrics, Notify, Settings
 
 EXAMPLE = Path(__file__).parents[1] / "config.example.yaml"
 
@@ -58,14 +58,17 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
         inbox: /a
         outbox: ../b
         state: c
-        recipes: {small: {precision: fp16, opset: 18, interface: rvc}, both: {precision: both}, plain:}
+        recipes: {small: {precision: fp16, opset: 18, interface: w-okada}, both: {precision: both}, plain:}
         scan: {rescan: 2m, poll: 30s, events: off}
         settle: {quiet: 1.5s, legacy_quiet: 2m, incomplete_after: 1h}
         max_bytes: 500MB
         conflict_copies: convert
+        language: zh
         worker: {device: cpu, idle: 1h, memory: 2GiB, attempts: 5, deadlines: {verify: 20m}}
         publish: {mode: 0660, folder_mode: "0770", group: 1000}
         sweep: {every: 1d, sources: never, results: 1h, refusals: 2d, max_share: 50%, originals_elsewhere: true}
+        metrics: {textfile: /var/lib/node/a.prom, socket: /run/voicekiln/metrics.sock}
+        notify: {command: "/bin/tell --to 'the two of us' $HOME", timeout: 1m}
         log: {format: json, level: warning}
     """
     settings = config.load(written(tmp_path, text))
@@ -73,13 +76,13 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
     assert settings.beside == {"outbox", "state"}
     assert settings.recipes == {
         "default": Recipe("default"),
-        "small": Recipe("small", ("fp16",), 18),
+        "small": Recipe("small", ("fp16",), 18, ("w-okada",)),
         "both": Recipe("both", ("fp32", "fp16")),
         "plain": Recipe("plain"),
     }
     assert (settings.scan.rescan, settings.scan.poll, settings.scan.events) == (120, 30, "off")
     assert (settings.settle.quiet, settings.settle.legacy_quiet, settings.settle.incomplete_after) == (1.5, 120, 3600)
-    assert (settings.max_bytes, settings.conflict_copies) == (500_000_000, "convert")
+    assert (settings.max_bytes, settings.conflict_copies, settings.language) == (500_000_000, "convert", "zh")
     worker = settings.worker
     assert (worker.device, worker.idle, worker.memory, worker.attempts) == ("cpu", 3600, 2 * 1024**3, 5)
     assert (worker.deadlines.verify, worker.deadlines.start) == (1200, 180)
@@ -87,6 +90,8 @@ def test_every_key_can_be_set(tmp_path: Path) -> None:
     sweep = settings.sweep
     assert (sweep.every, sweep.sources, sweep.results, sweep.refusals) == (86400, None, 3600, 172800)
     assert (sweep.max_share, sweep.originals_elsewhere) == (0.5, True)
+    assert settings.metrics == Metrics(Path("/var/lib/node/a.prom"), Path("/run/voicekiln/metrics.sock"))
+    assert settings.notify == Notify(("/bin/tell", "--to", "the two of us", "$HOME"), 60)
     assert (settings.log.format, settings.log.level) == ("json", "warning")
 
 
@@ -237,3 +242,21 @@ def test_loading_prepared_tells_mistakes_of_file_and_folders_together(tmp_path: 
         config.load_prepared(written(tmp_path, text))
     assert [line.partition(":")[0] for line in caught.value.problems] == ["scan.poll", "inbox", "publish.group"]
     assert [p.name for p in tmp_path.iterdir()] == ["config.yaml"]
+
+
+@pytest.mark.parametrize("written_as", ["rvc, w-okada", "[rvc, w-okada]", "rvc,w-okada", "\n    - rvc\n    - w-okada"])
+def test_several_interfaces_are_written_with_commas_or_as_a_list(tmp_path: Path, written_as: str) -> None:
+    """In their order: the first has the plainest names."""
+    settings = config.load(written(tmp_path, f"recipes:\n  live:\n    interface: {written_as}\n"))
+    assert settings.recipes["live"].interfaces == ("rvc", "w-okada")
+
+
+@pytest.mark.parametrize(
+    ("written_as", "word"),
+    [("rvc, rvc", "twice"), ("onnx", "rvc, w-okada, moevs"), ("rvc w-okada", "not one of"), ("", "not one of")],
+)
+def test_an_interface_that_there_is_not_is_told_of(tmp_path: Path, written_as: str, word: str) -> None:
+    """With the words that there are."""
+    [problem] = problems_of(tmp_path, f"recipes: {{live: {{interface: '{written_as}'}}}}\n")
+    assert problem.startswith("recipes.live.interface: ")
+    assert word in problem

@@ -1,7 +1,8 @@
 """The plug is pulled wherever the code says that something has changed, and the same comes out in the end.
 
 One story passes every step: new voices, copies of one content, refusals, lost attempts, replaced files, a touch, a
-sweep. It is told once without a crash, and then once for each moment at which `passed` was called in it.
+sweep, a status page that is moved. It is told once without a crash, and then once for each moment at which `passed` was
+called in it.
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from voicekiln import steps
 from voicekiln.errors import BadNumbers
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.voices import State
-from voicekiln.job import Ending, Lost, Refused
+from voicekiln.job import INTERFACES, Ending, Lost, Recipe, Refused
 from voicekiln.loop import LEDGER
-from voicekiln.settings import Sweep
+from voicekiln.settings import Status, Sweep, default_recipes
 from voicekiln.steps import Step
 from voicekiln.worker.wire import Convert, Looked, Request
 
@@ -47,13 +48,15 @@ class Plug:
         self._pull_at = pull_at
         self._dead = False
         monkeypatch.setattr(steps, "on_passed", self._step)
-        real = os.unlink
+        for name in ("unlink", "rmdir"):
+            monkeypatch.setattr(os, name, self._while_alive(getattr(os, name)))
 
-        def unlink(*words: Any, **options: Any) -> None:
+    def _while_alive(self, real: Callable[..., None]) -> Callable[..., None]:
+        def remove(*words: Any, **options: Any) -> None:
             if not self._dead:
                 real(*words, **options)
 
-        monkeypatch.setattr(os, "unlink", unlink)
+        return remove
 
     def _step(self, step: Step) -> None:
         self.passed.append(step)
@@ -64,7 +67,7 @@ class Plug:
 
     def _find(self, at: Path) -> object:
         with closing(sqlite3.connect(at / "state" / LEDGER)) as ledger:
-            what = ("voices", "files", "names", "facts WHERE name = 'outbox known'")
+            what = ("voices", "files", "names", "facts WHERE name IN ('outbox known', 'boards')")
             rows = [ledger.execute(f"SELECT * FROM {table}").fetchall() for table in what]  # noqa: S608 - our own words
         return rows, {(str(path), path.lstat().st_ino) for path in at.rglob("*") if path.parent.name != "state"}
 
@@ -87,15 +90,19 @@ def answer(request: Request) -> Ending | Looked:
     return Refused(BadNumbers(count=3, tensor="emb_g.weight")) if bad else good(request)
 
 
+RECIPES = default_recipes() | {"live": Recipe("live", interfaces=INTERFACES)}
+
+
 def tell(at: Path, plug: Plug) -> Kiln:
     """Tell the story; return the kiln at its end, with everything at rest."""
     sweep = Sweep(sources=7 * DAY, results=None, refusals=7 * DAY, max_share=1.0)
     kilns: list[Kiln] = []
-    plug.live(lambda: kilns.append(Kiln(at, answer, sweep=sweep)))
+    plug.live(lambda: kilns.append(Kiln(at, answer, sweep=sweep, recipes=RECIPES)))
     [kiln] = kilns
     kiln.drop("both/a.pth", voice_bytes("older"))
     kiln.drop("copy.pth", voice_bytes("twice"))
     kiln.drop("copy of it.pth", voice_bytes("twice"))
+    kiln.drop("live/faces.pth", voice_bytes("faces"))
     kiln.drop("bad.pth", voice_bytes("bad"))
     kiln.drop("never.pth", voice_bytes("bad too"))
     kiln.drop("a.sync-conflict-20260101-101010-ABCDEFG.pth")
@@ -103,11 +110,14 @@ def tell(at: Path, plug: Plug) -> Kiln:
     plug.live(lambda: kiln.run(30), kiln.crash)
     kiln.drop("both/a.pth", voice_bytes("newer"))
     kiln.drop("bad.pth", voice_bytes("better"))
+    kiln.drop("live/faces.pth", voice_bytes("of another voice"))
+    kiln.configure(recipes=RECIPES | {"live": Recipe("live", interfaces=("w-okada",))})
     kiln.drop("waits.pth", voice_bytes("later"))
     os.utime(kiln.inbox / "copy.pth", (1, 1))
     plug.live(lambda: kiln.run(30), kiln.crash)
     kiln.drop("waits.pth", voice_bytes("now"))  # while its copy lies in the spool
     (kiln.inbox / "copy of it.pth").unlink()
+    kiln.configure(status=Status(page=Path("how/it goes.html"), json=None))
     plug.live(lambda: kiln.run(30), kiln.crash)
     plug.live(lambda: kiln.skip(8 * DAY), kiln.crash)
     plug.live(lambda: kiln.run(30), kiln.crash)
@@ -125,7 +135,10 @@ def state_of(kiln: Kiln) -> dict[str, Any]:
         for _, file in kiln.ledger.files(voice.id)
     }
     left = sorted(str(path.relative_to(kiln.inbox)) for path in kiln.inbox.rglob("*.pth"))
-    return {"results": kiln.results(), "made from": shas, "rows": rows, "files": files, "left": left}
+    boards = sorted(str(path.relative_to(kiln.outbox)) for path in kiln.boards if path.exists())
+    folders = sorted(str(path.relative_to(kiln.outbox)) for path in kiln.outbox.rglob("*/"))
+    outbox = {"results": kiln.results(), "boards": boards, "folders": folders}
+    return outbox | {"made from": shas, "rows": rows, "files": files, "left": left}
 
 
 @pytest.fixture(scope="module")
@@ -156,8 +169,11 @@ def test_the_story_ends_as_it_should(undisturbed: tuple[Plug, dict[str, Any]]) -
     plug, end = undisturbed
     assert end["results"] == {
         *("both/a.onnx", "both/a.fp16.onnx", "both/a.json", "bad.onnx", "bad.json"),
-        *("copy.onnx", "copy.json", "copy of it.onnx", "copy of it.json", "waits.onnx", "waits.json"),
+        *("live/faces.onnx", "live/faces.json", "copy.onnx", "copy.json", "copy of it.onnx", "copy of it.json"),
+        *("waits.onnx", "waits.json"),
     }
+    assert end["boards"] == ["how/it goes.html"]
+    assert end["folders"] == ["both", "how", "live"]
     assert set(end["files"].values()) == {True}
     assert set(plug.passed) == set(Step)
 

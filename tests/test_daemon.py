@@ -210,8 +210,9 @@ steps.on_passed = kill
 @pytest.mark.parametrize("step", list(Step), ids=lambda step: step.name)
 def test_killed_at_any_step_the_daemon_goes_on_where_it_was(tmp_path: Path, tiny: Path, step: Step) -> None:
     """SIGKILL there, a new start: the voice is converted once, nothing lies around."""
-    sweeps = step is Step.FILE_SWEPT
+    sweeps = step in (Step.FILE_SWEPT, Step.FOLDER_REMOVED)
     config = CONFIG.replace("results: never", "results: 0.1s, every: 1s, max_share: 100%") if sweeps else CONFIG
+    config += "recipes: {default: {interface: 'rvc, moevs'}}\n" if step is Step.FOLDER_REMOVED else ""
     (tmp_path / "inbox").mkdir()
     if step is Step.LITTER_REMOVED:  # what one left that was killed before
         for name in ("outbox", "state"):

@@ -4,6 +4,7 @@ import errno
 import grp
 import os
 import shutil
+import socket
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +14,7 @@ import pytest
 
 from voicekiln import fences
 from voicekiln.folders.watch import FileSystem
-from voicekiln.settings import Publish, Settings, Sweep
+from voicekiln.settings import Metrics, Notify, Publish, Settings, Sweep
 
 NOBODY = 65534
 KEEP = Sweep(sources=None)
@@ -230,3 +231,56 @@ def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
     settings = settings_in(tmp_path, outbox=tmp_path / "gone", publish=Publish(group="no-such-group"))
     (tmp_path / ".dropbox").touch()
     assert keys(fences.problems(settings)) == ["outbox", "publish.group", "sweep.sources"]
+
+
+def test_metrics_that_can_be_written_are_no_problem(tmp_path: Path) -> None:
+    """Also beside a file and a socket of the last time; the unit's own folder below /run comes with its start."""
+    (tmp_path / "a.prom").touch()
+    with socket.socket(socket.AF_UNIX) as old:
+        old.bind(str(tmp_path / "a.sock"))
+        assert fences.problems(settings_in(tmp_path, metrics=Metrics(tmp_path / "a.prom", tmp_path / "a.sock"))) == []
+    assert fences.problems(settings_in(tmp_path, metrics=Metrics(socket=Path("/run/no-such/a.sock")))) == []
+
+
+@pytest.mark.parametrize(
+    ("textfile", "local", "words"),
+    [
+        ("a.txt", None, "ends in .prom"),
+        (".prom", None, "ends in .prom"),
+        ("no/a.prom", None, "there is no folder"),
+        (None, "no/a.sock", "there is no folder"),
+        ("folder.prom", None, "something else"),
+        (None, "file", "something else"),
+        (None, "x" * 120, "too long"),
+    ],
+)
+def test_metrics_that_could_not_be_written_are_a_problem(
+    tmp_path: Path, textfile: str | None, local: str | None, words: str
+) -> None:
+    """Each under its key, and what stands in the way is left alone."""
+    (tmp_path / "folder.prom").mkdir()
+    (tmp_path / "file").write_text("mine")
+    paths = [None if name is None else tmp_path / name for name in (textfile, local)]
+    [problem] = fences.problems(settings_in(tmp_path, metrics=Metrics(*paths)))
+    assert problem.startswith("metrics.textfile: " if textfile else "metrics.socket: ")
+    assert words in problem
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_for_metrics_without_the_right_to_write_is_a_problem(plain_user: Path) -> None:
+    """As it is without the drop-in of the unit."""
+    settings = settings_in(plain_user)
+    (plain_user / "node").mkdir(mode=0o555)
+    found = fences.problems(replace(settings, metrics=Metrics(plain_user / "node" / "a.prom")))
+    assert keys(found) == ["metrics.textfile"]
+    assert "permission denied" in found[0]
+
+
+def test_a_command_that_cannot_be_run_is_a_problem(tmp_path: Path) -> None:
+    """Told at the start and not with the first refusal."""
+    assert fences.problems(settings_in(tmp_path, notify=Notify(("/bin/true", "x")))) == []
+    for name, words in (("gone", "there is no program"), ("text", "chmod a+x"), (".", "there is no program")):
+        (tmp_path / "text").write_text("no program")
+        [problem] = fences.problems(settings_in(tmp_path, notify=Notify((f"{tmp_path}/{name}",))))
+        assert problem.startswith("notify.command: ")
+        assert words in problem

@@ -96,7 +96,7 @@ def fp32(voice: Path) -> Path:
     """Return the ONNX file that the pipeline makes of it."""
     pipeline = Pipeline(Cache(voice.parent / "templates"))
     pipeline.convert(voice, "0" * 64, Recipe("quick", verify="off"), voice.parent, lambda _: None)
-    return voice.parent / "fp32.onnx"
+    return voice.parent / "rvc.fp32.onnx"
 
 
 @pytest.fixture

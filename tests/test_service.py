@@ -388,7 +388,7 @@ def test_a_result_that_is_never_what_was_verified_is_given_up(build: Callable[..
     def forged(request: Request) -> Ending | Looked:
         ending = good(request)
         assert isinstance(request, Convert)
-        (request.job.staging / "fp32.onnx").write_bytes(b"something else")
+        (request.job.staging / "rvc.fp32.onnx").write_bytes(b"something else")
         return ending
 
     kiln = build(forged)
@@ -748,7 +748,7 @@ def test_one_line_tells_it_all(kiln: Kiln) -> None:
     kiln.run()
     [line] = kiln.log.of("job.finished")
     assert line["outcome"] == "converted"
-    assert line["snr_db"] == {"fp32": 123.4}
+    assert line["snr_db"] == {"rvc fp32": 123.4}
     assert line["attempt"] == 1
     assert set(line) >= {"file", "family", "variant", "bytes", "seconds", "recipe"}
 

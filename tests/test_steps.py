@@ -19,8 +19,12 @@ from voicekiln.steps import Step
 ROOT = Path(voicekiln.__file__).parent
 TOUCHING = ("folders", "supervisor")
 """The packages that change shares, spool or ledger; `worker` writes in staging, which is made anew each time."""
-OWNER = "owner.py"
-"""The owner's marker says who works, not what was done; a crash leaves one that is waited out or taken over."""
+NO_STEPS = {
+    "owner.py": "its marker says who works, not what was done; a crash leaves one that is waited out or taken over",
+    "exporting.py": "the metrics are of what is, and written anew every minute",
+    "scrape.py": "the socket of the metrics is put in place anew by the next start",
+}
+"""Modules whose changes have no steps, each with the reason."""
 
 WHERE = {
     Step.COMMITTED: {"folders.database.Database.together"},
@@ -32,20 +36,24 @@ WHERE = {
     Step.SENT: {"supervisor.dispatch.Dispatch._send"},
     Step.ENDED: {"supervisor.dispatch.Dispatch._end"},
     Step.FOLDER_MADE: {"folders.outbox._make_folder"},
-    Step.TEMP_WRITTEN: {"folders.outbox.publish"},
+    Step.TEMP_WRITTEN: {"folders.outbox._publish", "folders.boards.put_up"},
     Step.OLD_SIDECAR_GONE: {"folders.outbox._switch"},
     Step.ONNX_RENAMED: {"folders.outbox._switch"},
     Step.STALE_REMOVED: {"folders.outbox._switch"},
+    Step.FOLDER_REMOVED: {"folders.files.remove_if_empty"},
     Step.SIDECAR_RENAMED: {"folders.outbox._switch"},
     Step.PUBLISHED: {"supervisor.delivery.Post._published"},
     Step.SPOOL_CLEARED: {"supervisor.delivery.Post._published"},
+    Step.BOARD_RENAMED: {"folders.boards.put_up"},
+    Step.BOARD_REMOVED: {"folders.boards.take_down"},
     Step.FILE_SWEPT: {"folders.sweep._Hand.unlink"},
     Step.LITTER_REMOVED: {"folders.outbox.clear_temps"},
 }
 """The functions that pass each step."""
 
 WITHOUT = {
-    ("folders.outbox.publish", "_unlink"): "temporary files, gone from their names unless something failed: litter",
+    ("folders.outbox._publish", "_unlink"): "temporary files, gone from their names unless something failed: litter",
+    ("folders.boards.put_up", "unlink"): "as above",
     ("folders.spool.take", "unlink"): "what is left of a copy that failed: litter",
     ("folders.database.set_aside", "rename"): "a ledger that is of no use, before there is one to be true to",
     ("supervisor.dispatch.Dispatch._end", "clear_copy"): "a copy whose ending is in the ledger: litter",
@@ -96,7 +104,7 @@ def calls(module: str, source: str) -> Iterator[Called]:
 
 def tree() -> dict[str, str]:
     """Return the sources of the packages that touch anything, by module."""
-    paths = [path for package in TOUCHING for path in sorted((ROOT / package).glob("*.py")) if path.name != OWNER]
+    paths = [path for package in TOUCHING for path in sorted((ROOT / package).glob("*.py")) if path.name not in NO_STEPS]
     return {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in paths}
 
 

@@ -80,7 +80,11 @@ def exposure_is_at_most(threshold: int, unit: str) -> bool:
 @pytest.mark.requirement(19)
 @needs_systemd
 @pytest.mark.parametrize(
-    "drop_ins", [(), ("cpu-only.conf",), ("network-mount.conf",), ("cpu-only.conf", "network-mount.conf")]
+    "drop_ins",
+    [
+        *((), ("cpu-only.conf",), ("network-mount.conf",), ("metrics.conf",), ("notify.conf",)),
+        ("cpu-only.conf", "network-mount.conf", "metrics.conf", "notify.conf"),
+    ],
 )
 def test_the_unit_is_clean(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
     """Alone and with each drop-in, systemd has nothing to say about it."""
@@ -101,7 +105,10 @@ def test_a_slip_in_the_unit_is_noticed(tmp_path: Path, change: tuple[str, str]) 
 
 @pytest.mark.requirement(19)
 @needs_systemd
-@pytest.mark.parametrize(("threshold", "drop_ins"), [(10, ()), (10, ("network-mount.conf",)), (3, ("cpu-only.conf",))])
+@pytest.mark.parametrize(
+    ("threshold", "drop_ins"),
+    [(10, ()), (10, ("network-mount.conf", "metrics.conf")), (3, ("cpu-only.conf", "metrics.conf"))],
+)
 def test_the_unit_is_closed(tmp_path: Path, threshold: int, drop_ins: tuple[str, ...]) -> None:
     """At most 1.0 with access to a GPU, at most 0.3 without."""
     assert exposure_is_at_most(threshold, installed(tmp_path, *drop_ins))
@@ -180,6 +187,27 @@ def test_the_network_drop_in_fits_the_example_configuration(tmp_path: Path) -> N
     drop_in = DROP_INS / "network-mount.conf"
     assert last(drop_in, "ReadWritePaths").split() == [f"-{settings.inbox}", f"-{settings.outbox}"]
     assert settings.inbox.is_relative_to(last(drop_in, "RequiresMountsFor"))
+
+
+def test_the_metrics_drop_in_fits_the_example_configuration() -> None:
+    """The folder that it opens is that of the example's text file; the example's socket lies in the unit's own."""
+    text = (SYSTEMD.parent / "config.example.yaml").read_text(encoding="utf-8")
+    textfile, socket = (
+        Path(found) for found in re.findall(r"^  (?:textfile|socket): null .*: (/\S+)$", text, re.MULTILINE)
+    )
+    assert last(DROP_INS / "metrics.conf", "ReadWritePaths") == f"-{textfile.parent}"
+    assert textfile.suffix == ".prom"
+    assert str(socket.parent) == f"/run/{last(UNIT, 'RuntimeDirectory')}"
+    assert "AF_UNIX" in last(UNIT, "RestrictAddressFamilies").split()
+
+
+def test_only_the_drop_in_for_notices_opens_the_network() -> None:
+    """It takes back what the unit closes, each of it by its name."""
+    keys = {"PrivateNetwork", "RestrictAddressFamilies", "IPAddressDeny"}
+    assert {key for key, _ in entries(DROP_INS / "notify.conf")} == keys
+    assert [last(UNIT, key) for key in sorted(keys)] == ["any", "yes", "AF_UNIX"]
+    others = [path for path in DROP_INS.iterdir() if path.name != "notify.conf"]
+    assert not keys & {key for path in others for key, _ in entries(path)}
 
 
 def test_the_unit_starts_the_command_with_its_default_configuration() -> None:

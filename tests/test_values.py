@@ -130,3 +130,49 @@ def test_any_text_is_read_or_refused_with_a_printable_line(text: str) -> None:
             said = str(error)
         assert said.isprintable()
         assert re.search(r"\w", said)
+
+
+@pytest.mark.parametrize("text", ["", "null", "~"])
+def test_no_file_and_no_command_are_none(text: str) -> None:
+    """As it is written in the example."""
+    assert values.local_file(text) is None
+    assert values.command(text) is None
+
+
+@pytest.mark.parametrize("text", ["voicekiln.prom", "./a.prom", "a\0b", "~nobody-of-this-name/a"])
+def test_a_local_file_is_a_whole_path(text: str) -> None:
+    """What it would be relative to, nobody could say."""
+    with pytest.raises(ValueError, match=r"from / on|wants the path|there is no user"):
+        values.local_file(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("/bin/tell", ("/bin/tell",)),
+        ("/bin/tell  --to 'the two of us' \"a b\" c\\ d", ("/bin/tell", "--to", "the two of us", "a b", "c d")),
+        ("/bin/tell $HOME `id` * a;b a|b", ("/bin/tell", "$HOME", "`id`", "*", "a;b", "a|b")),
+        ("'/opt/my tools/tell'", ("/opt/my tools/tell",)),
+    ],
+)
+def test_a_command_is_words(text: str, words: tuple[str, ...]) -> None:
+    """Quotes hold them together; nothing in them means anything."""
+    assert values.command(text) == words
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("tell me", "whole path"),
+        ("''", "whole path"),
+        ("/bin/tell\0me", "whole path"),
+        ("/bin/tell 'me", "not closed"),
+        ("/bin/tell me | /bin/cat", "without a shell"),
+        ("/bin/tell > /tmp/x", "without a shell"),
+        ("/bin/a && /bin/b", "without a shell"),
+    ],
+)
+def test_what_only_a_shell_would_understand_is_told_so(text: str, why: str) -> None:
+    """Rather than hand a pipe to the program as a word."""
+    with pytest.raises(ValueError, match=why):
+        values.command(text)

@@ -19,7 +19,7 @@ import yaml
 from voicekiln import fences, values
 from voicekiln.errors import ConfigError, plain
 from voicekiln.folders.names import fold
-from voicekiln.job import INTERFACES, OPSETS, VERIFY, Recipe
+from voicekiln.job import OPSETS, VERIFY, Recipe
 from voicekiln.settings import FOLDERS, Recipes, Settings
 
 _Section = TypeVar("_Section")
@@ -168,7 +168,7 @@ class _File:
     def _recipe(self, name: str, node: yaml.Node, at: str) -> Recipe:
         recipe = Recipe(name)
         for key, value in self._entries(node, _RECIPE_KEYS, at).items():
-            text = value.value if isinstance(value, yaml.ScalarNode) else ""
+            text = _text(value)
             try:
                 match key:
                     case "precision":
@@ -176,7 +176,7 @@ class _File:
                     case "opset":
                         recipe = replace(recipe, opset=values.whole(text, OPSETS))
                     case "interface":
-                        recipe = replace(recipe, interface=values.one_of(text, INTERFACES))
+                        recipe = replace(recipe, interfaces=values.interfaces(text))
                     case "verify":
                         recipe = replace(recipe, verify=values.one_of(text, VERIFY))
             except ValueError as error:
@@ -185,6 +185,13 @@ class _File:
 
     def _problem(self, at: str, what: str) -> None:
         self.problems.append(f"{at}: {what}")
+
+
+def _text(value: yaml.Node) -> str:
+    """Return what the person wrote; the entries of a list with commas between them, as one may write them as well."""
+    if isinstance(value, yaml.SequenceNode) and all(isinstance(entry, yaml.ScalarNode) for entry in value.value):
+        return ", ".join(entry.value for entry in value.value)
+    return value.value if isinstance(value, yaml.ScalarNode) else ""
 
 
 def _under(at: str, name: str) -> str:

@@ -233,7 +233,7 @@ class NoWeights(Refusal):
     """A checkpoint without a model in it: optimizer or scheduler state alone."""
 
     code = "no-weights"
-    message = "This checkpoint holds no model, only {what}."
+    message = "This checkpoint holds no model, only {keys}."
     hint = "Put the voice itself here: the small file from the folder weights, or a G_….pth."
 
 
@@ -291,6 +291,14 @@ class NotFaithful(Refusal):
         "This is a fault of the converter or an unusual voice. Try the recipe fp32 if this was fp16, "
         "and please report it."
     )
+
+
+class NoSuchFace(Refusal):
+    """A recipe asks for an interface alone that this voice cannot have."""
+
+    code = "no-such-face"
+    message = "This voice cannot have the interface {interface}: {why}."
+    hint = "Use a recipe with another interface (rvc or w-okada), or one that asks for several."
 
 
 class WorkerLost(Refusal):

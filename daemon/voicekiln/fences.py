@@ -27,6 +27,9 @@ from voicekiln.settings import FOLDERS, Settings, group_id
 _PROBE = temp_name("voicekiln", "probe")
 """One name for all, so that a probe that a crash left behind goes with the next start."""
 
+_MAX_SOCKET = 107
+"""Bytes of a path that fit into the address of a Unix socket."""
+
 _PASSING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR),
     *(errno.ETIMEDOUT, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN, errno.ENETUNREACH, errno.ENOTCONN),
@@ -48,7 +51,7 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
     found += [line for line in _absent(settings) if line.partition(":")[0] not in told]
     if not found:
         found += _no_access(settings)
-    return [*found, *_group(settings), *_synced(settings)]
+    return [*found, *_group(settings), *_synced(settings), *_boards(settings), *_metrics(settings), *_command(settings)]
 
 
 def _nested(settings: Settings) -> Iterator[str]:
@@ -189,6 +192,59 @@ def _synced(settings: Settings) -> Iterator[str]:
             "here would also be removed there. Write sources: never; or, if nobody keeps the only copy of a voice in "
             "this folder, originals_elsewhere: true"
         )
+
+
+def _boards(settings: Settings) -> Iterator[str]:
+    """Those below the outbox need nothing but what results need; the others have to lie elsewhere, in a folder."""
+    wanted = {"status.page": settings.status.page, "status.json": settings.status.json}
+    given = {key: path for key, path in wanted.items() if path is not None}
+    if len({fold(str(path)) for path in given.values()}) < len(given):
+        yield "status.json: is the same file as status.page; give each a name of its own"
+    for key, path in given.items():
+        if not path.is_absolute():
+            continue
+        above = _real(path).parents
+        within = [name for name in FOLDERS if any(_same(one, _real(getattr(settings, name))) for one in above)]
+        if within == ["outbox"]:
+            short = _shown(Path(path.name))
+            yield f"{key}: {_shown(path)} lies in the outbox; write its path from there on, such as {short}"
+        elif within:
+            yield f"{key}: {_shown(path)} lies in the folder {within[0]}, which is no place for it"
+        elif not _is_there(path.parent):
+            yield f"{key}: there is no folder {_shown(path.parent)}"
+        elif why := _unwritable(path.parent):
+            yield f"{key}: nothing can be written to {_shown(path.parent)} ({why}); {_remedy()}"
+
+
+def _metrics(settings: Settings) -> Iterator[str]:
+    """What stands at these paths is replaced, so it has to be what it is called; see `scrape.listen` for the socket."""
+    textfile, socket = settings.metrics.textfile, settings.metrics.socket
+    if textfile is not None and (textfile.suffix != ".prom" or textfile.name.startswith(".")):
+        yield f"metrics.textfile: node_exporter reads only files whose name ends in .prom; {_shown(textfile)} does not"
+    if socket is not None and len(os.fsencode(socket)) > _MAX_SOCKET:
+        yield f"metrics.socket: {_shown(socket)} is too long; the path of a socket has at most {_MAX_SOCKET} bytes"
+    for key, path in (("textfile", textfile), ("socket", socket)):
+        if path is None:
+            continue
+        if not _is_there(path.parent):
+            if path.is_relative_to("/run"):  # the unit makes its folder there with each start
+                continue
+            yield f"metrics.{key}: there is no folder {_shown(path.parent)}"
+        elif why := _unwritable(path.parent):
+            yield f"metrics.{key}: nothing can be written to {_shown(path.parent)} ({why}); {_remedy()}"
+        elif os.path.lexists(path) and not (path.is_file() if key == "textfile" else path.is_socket()):
+            yield f"metrics.{key}: {_shown(path)} is there already and something else; give another name"
+
+
+def _command(settings: Settings) -> Iterator[str]:
+    command = settings.notify.command
+    if command is None:
+        return
+    program = Path(command[0])
+    if not os.path.isfile(program):  # noqa: PTH113 - never raises
+        yield f"notify.command: there is no program {_shown(program)}"
+    elif not os.access(program, os.X_OK, effective_ids=True):
+        yield f"notify.command: {_shown(program)} may not be run; make it executable (chmod a+x)"
 
 
 def _shown(path: Path) -> str:

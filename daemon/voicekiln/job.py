@@ -9,7 +9,8 @@ import hashlib
 import json
 import math
 import os
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, get_args
 
@@ -18,8 +19,9 @@ from voicekiln.errors import Refusal
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-Interface = Literal["rvc"]
-"""The face that the ONNX shows: names and order of inputs and outputs that clients bind to."""
+Interface = Literal["rvc", "w-okada", "moevs"]
+"""A face that the ONNX shows: names and order of inputs and outputs that clients bind to, and what they read beside it.
+`moevs` is the file of `rvc` in the folder that its client wants."""
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
 
 OPSETS = range(17, 21)
@@ -65,23 +67,25 @@ class Recipe:
     name: str
     precisions: tuple[Precision, ...] = ("fp32",)
     opset: int = 17
-    interface: Interface = "rvc"
+    interfaces: tuple[Interface, ...] = ("rvc",)
+    """Each of them once; the first gives its files the plainest names."""
     verify: Verify = "full"
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
-        """Return the recipe in decoded JSON that a stranger may have written.
+        """Return the recipe in decoded JSON that a stranger, or voicekiln before it knew several faces, has written.
 
         Raises:
             ValueError, KeyError, TypeError: if it is none that this version can make.
         """
-        if raw.keys() != {"name", "precisions", "opset", "interface", "verify"}:
+        facts = {key: value for key, value in raw.items() if key != "interface"}
+        facts |= {"interfaces": [raw["interface"]]} if "interface" in raw else {}
+        if facts.keys() != {"name", "precisions", "opset", "interfaces", "verify"} or len(facts) != len(raw):
             raise ValueError("a recipe of another version")
-        precisions = tuple(raw["precisions"])
-        known = set(precisions) <= set(PRECISIONS) and raw["interface"] in INTERFACES and raw["verify"] in VERIFY
-        if not (known and precisions and type(raw["opset"]) is int and raw["opset"] in OPSETS):
+        precisions, interfaces = (_some(facts[key], known) for key, known in _SEVERAL)
+        if not (facts["verify"] in VERIFY and type(facts["opset"]) is int and facts["opset"] in OPSETS):
             raise ValueError("a recipe of an unknown kind")
-        return cls(_text(raw["name"]), precisions, raw["opset"], raw["interface"], raw["verify"])
+        return cls(_text(facts["name"]), precisions, facts["opset"], interfaces, facts["verify"])
 
     @property
     def fingerprint(self) -> str:
@@ -89,7 +93,7 @@ class Recipe:
         facts = {
             "precisions": sorted(self.precisions),
             "opset": self.opset,
-            "interface": self.interface,
+            "interfaces": self.interfaces,
             "verify": self.verify,
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
@@ -108,6 +112,27 @@ class Job:
     sha256: str
     """Of the source."""
     recipe: Recipe
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """What a voice shall say, for the worker. Paths are on local disk and absolute."""
+
+    model: Path
+    """The ONNX file."""
+    features: Path
+    """`.npy`, (frames, width) or (1, frames, width)."""
+    f0: Path | None
+    """`.npy`, Hz, 0 where unvoiced, (frames,) or (1, frames); None for a voice without f0."""
+    target: Path
+    """Where the WAV file goes."""
+    speaker: int
+    seed: int
+    """Of the noise."""
+    rate: int | None
+    """Sample rate in Hz, whatever the file says."""
+    rate_beside: int | None
+    """The same, where the file says nothing: what its sidecar does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +167,7 @@ class OnnxFile:
     """A finished file in the job's staging folder."""
 
     name: str
-    """File name within the staging folder: `fp32.onnx` or `fp16.onnx`."""
+    """File name within the staging folder, see `staged`."""
     precision: Precision
     sha256: str
     bytes: int
@@ -151,6 +176,20 @@ class OnnxFile:
     outputs: tuple[Port, ...]
     fidelity: tuple[Fidelity, ...]
     """One per execution provider; none if the recipe does without verification."""
+    interface: Interface = "rvc"
+    client: dict[str, Any] = field(default_factory=dict)
+    """What the interface's client wants in a file of its own, but for the voice's name (JSON values); or nothing."""
+
+
+def staged(interface: Interface, precision: Precision) -> str:
+    """Return the name that a finished file has in staging; faces that are one and the same file have one name."""
+    return f"{'rvc' if interface == 'moevs' else interface}.{precision}.onnx"
+
+
+PICTURE = re.compile(r"[A-Za-z0-9_-]{800}", re.ASCII)
+"""600 bytes as URL-safe base64 without padding, six tracks of 100 columns: least and greatest value of the network's
+wave, those of the ONNX file's (0 .. 255 is -1 .. 1 of the network's peak), then the levels of the network's wave and of
+the difference (0 .. 255 is -200 .. 0 dB of that peak)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +207,8 @@ class Conversion:
     """Wall seconds per stage."""
     device: dict[str, Any]
     versions: dict[str, str]
+    picture: str = ""
+    """Of the verification of the least faithful file: what `PICTURE` says; empty where there was none."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
@@ -184,6 +225,7 @@ class Conversion:
             seconds={_text(k): _number(v) for k, v in _mapping(raw["seconds"]).items()},
             device=_mapping(raw["device"]),
             versions={_text(k): _text(v) for k, v in _mapping(raw["versions"]).items()},
+            picture=_picture(raw.get("picture", "")),  # older sidecars and ledgers have none
         )
 
 
@@ -225,6 +267,13 @@ def _text(value: object) -> str:
     return value
 
 
+def _picture(value: object) -> str:
+    text = _text(value)
+    if text and not PICTURE.fullmatch(text):
+        raise ValueError("not a picture")
+    return text
+
+
 def _whole(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError("expected a whole number")
@@ -254,20 +303,37 @@ def _fidelity(raw: object) -> Fidelity:
     )
 
 
+_SEVERAL: tuple[tuple[str, tuple[Any, ...]], ...] = (("precisions", PRECISIONS), ("interfaces", INTERFACES))
+
+
+def _some(value: object, known: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return a list of known words, each of them once and at least one."""
+    several = value if isinstance(value, list | tuple) else []
+    if not several or len(set(several)) != len(several) or not set(several) <= set(known):
+        raise ValueError("a recipe of an unknown kind")
+    return tuple(several)
+
+
 def _onnx_file(raw: object) -> OnnxFile:
     facts = _mapping(raw)
-    if facts["precision"] not in PRECISIONS or facts["name"] != f"{facts['precision']}.onnx":
-        raise ValueError("a file of an unknown precision or name")
+    interface, precision = facts.get("interface", "rvc"), facts["precision"]
+    if interface not in INTERFACES or precision not in PRECISIONS:
+        raise ValueError("a file of an unknown interface or precision")
+    # Before there was more than one face, none was named.
+    if facts["name"] not in (staged(interface, precision), *([f"{precision}.onnx"] if interface == "rvc" else [])):
+        raise ValueError("a file of an unknown name")
     fidelity = tuple(_fidelity(f) for f in facts["fidelity"])
     if not all(f.snr_db >= f.wanted_db for f in fidelity):
         raise ValueError("a file that is not faithful")
     return OnnxFile(
         name=facts["name"],
-        precision=facts["precision"],
+        precision=precision,
         sha256=_text(facts["sha256"]),
         bytes=_whole(facts["bytes"]),
         opset=_whole(facts["opset"]),
         inputs=tuple(_port(p) for p in facts["inputs"]),
         outputs=tuple(_port(p) for p in facts["outputs"]),
         fidelity=fidelity,
+        interface=interface,
+        client=_mapping(facts.get("client", {})),
     )

@@ -13,13 +13,18 @@ import json
 import logging
 import math
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any, Literal, TextIO
 
-import structlog
-
 from voicekiln.errors import plain
+
+sys.modules.setdefault("rich", None)  # type: ignore[arg-type]  # structlog would load it: 5 MB for tracebacks not in use
+import structlog  # noqa: E402 - after the line above
+
+if sys.modules["rich"] is None:
+    del sys.modules["rich"]  # commands may load it for their bars
 
 Format = Literal["auto", "json", "console"]
 
@@ -56,6 +61,11 @@ def configure(form: Format, level: str, stream: TextIO) -> None:
     logging.basicConfig(handlers=[handler], level=max(least, logging.WARNING), force=True)
     logging.getLogger(NAME).setLevel(least)
     logging.captureWarnings(capture=True)
+
+
+def logger() -> Any:  # noqa: ANN401 - whatever `configure` has set; a `supervisor.common.Log`
+    """Return what the daemon logs with."""
+    return structlog.get_logger()
 
 
 def _formatter(*, console: bool, colours: bool) -> logging.Formatter:

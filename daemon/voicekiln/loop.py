@@ -27,9 +27,11 @@ from voicekiln.notify import Notifier
 from voicekiln.service import STOP_WORKER_S, Service
 from voicekiln.settings import Settings, span
 from voicekiln.supervisor.common import EXPECTED, Common, Log, Now
+from voicekiln.supervisor.exporting import Exporter
 from voicekiln.supervisor.hands import ThreadHands
 from voicekiln.supervisor.hiring import devices, hire, rooms
 from voicekiln.supervisor.homes import Homes
+from voicekiln.supervisor.notices import Notices
 from voicekiln.supervisor.ownership import Ownership
 
 LEDGER = "ledger.sqlite"
@@ -209,6 +211,17 @@ class _Loop:
         ownership = Ownership(common, ThreadHands(self._bell.ring, EXPECTED))
         self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership)
         self._log = log
+        self._add_attendants()
+
+    def _add_attendants(self) -> None:
+        """Each with a thread of its own, so that it can hang without holding up anybody else."""
+        service, settings = self._service, self._service.common.settings.metrics
+        service.attendants.append(Notices(service.common, ThreadHands(self._bell.ring, EXPECTED)))
+        if settings.textfile is not None or settings.socket is not None:
+            from voicekiln.metrics import Meter  # noqa: PLC0415 - two megabytes, for those who want it
+
+            hands = ThreadHands(self._bell.ring, EXPECTED)
+            service.attendants.append(Exporter(service.common, service.gauges, Meter(), hands))
 
     def run(self) -> int:
         for number in (*ENDING, signal.SIGHUP):
@@ -238,6 +251,7 @@ class _Loop:
         """Leave without a word to the ledger: what was under way is found there at the next start, as after a crash."""
         for bench in self._service.dispatch.benches:
             bench.keeper.close(STOP_WORKER_S)
+        self._service.leave()
 
     def _turn(self) -> float:
         """Do what can be done now; return the monotonic time of the next turn."""

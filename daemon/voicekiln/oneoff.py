@@ -1,4 +1,4 @@
-"""No folders to watch: what the commands `convert`, `inspect`, `sample`, `templates` and `check` ask of a worker.
+"""No folders to watch: what commands such as `convert`, `inspect` and `verify` ask of a worker.
 
 The same steps as the daemon's, one after the other: the source is copied and hashed, a worker does the work in its
 own process, and the result is written beside its final name and renamed. There is no ledger; a file in the way that
@@ -14,24 +14,33 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, Self
 
 from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
+from voicekiln.folders.files import open_folder, open_plain
 from voicekiln.folders.inbox import kind_of, stamp_of
-from voicekiln.folders.names import output_base
+from voicekiln.folders.names import output_base, temp_name
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.voices import Published
-from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Stage
+from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Speech, Stage
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import HERE, devices, hire
 from voicekiln.worker.keeper import At, Ended
 from voicekiln.worker.rooms import Rooms
-from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Sample, Templates
+from voicekiln.worker.wire import Convert, Inspect, Judge, Listen, Looked, Ready, Request, Sample, Templates
 
 _JOB = f"oneoff{os.getpid()}"
+
+Entered = Callable[[Stage, int, int], None]
+"""Is told of each stage that is entered; of one with steps, which of how many (see `wire.Entered`)."""
+
+
+def _untold(stage: Stage, step: int, steps: int) -> None:
+    """Keep it to oneself."""
 
 
 class NotDoneError(Exception):
@@ -59,7 +68,7 @@ class Desk:
         self._folder.cleanup()
 
     def convert(
-        self, path: Path, out: Path, recipe: Recipe, entered: Callable[[Stage], None]
+        self, path: Path, out: Path, recipe: Recipe, entered: Entered
     ) -> tuple[Conversion, tuple[Published, ...]]:
         """Convert one file into the folder `out`; return what was published there.
 
@@ -87,35 +96,60 @@ class Desk:
         """Say what a file is. Raises as `convert` does."""
         with self._room() as folder:
             _, source = self._take(path, Path(folder))
-            looked = self._ask(Inspect(_JOB, source), lambda _: None)
-        if not isinstance(looked, Looked):
-            raise NotDoneError("the worker answered something else")
-        return looked
+            return self._look(Inspect(_JOB, source))
 
     def sample(self, target: Path) -> None:
         """Write a voice with random weights. Raises as `convert` does."""
         part = target.with_name(f".~{target.name}.{_JOB}.part")
         with self._room() as folder:
-            self._ask(Sample(_JOB, Path(folder, target.name)), lambda _: None)
+            self._ask(Sample(_JOB, Path(folder, target.name)))
             try:
                 shutil.copyfile(Path(folder, target.name), part)
                 part.replace(target)
             finally:
                 part.unlink(missing_ok=True)
 
-    def templates(self, verb: Literal["list", "build", "clear"], recipes: Sequence[Recipe]) -> dict[str, Any]:
+    def templates(
+        self, verb: Literal["list", "build", "clear"], recipes: Sequence[Recipe], entered: Entered = _untold
+    ) -> dict[str, Any]:
         """List, make or remove templates; return what there is now. Raises as `convert` does."""
-        looked = self._ask(Templates(_JOB, verb, tuple(recipes)), lambda _: None)
-        if not isinstance(looked, Looked):
-            raise NotDoneError("the worker answered something else")
-        return looked.model
+        return self._look(Templates(_JOB, verb, tuple(recipes)), entered).model
+
+    def verify(self, model: Path, checkpoint: Path, entered: Entered, *, long: bool) -> dict[str, Any]:
+        """Return the judgement on an ONNX file (see `judge.verdict`), or `trouble` and `hint`.
+
+        Raises:
+            Refusal: if the checkpoint is no voice, or one of the two is no file.
+            NotDoneError: if the worker was lost.
+            OSError: if a file cannot be read.
+        """
+        with self._room() as folder:
+            _, copy = self._take(model, Path(folder), "model.onnx")
+            _, source = self._take(checkpoint, Path(folder))
+            return self._look(Judge(_JOB, copy, source, long), entered).model
+
+    def listen(self, speech: Speech, entered: Entered) -> Looked:
+        """Let an ONNX file speak into the file `speech.target`, which is replaced at the end or not at all.
+
+        Returns facts (see `judge.listen`) and notes, or `trouble` and `hint`. Raises as `verify` does.
+        """
+        given = {"model": speech.model, "features": speech.features, "f0": speech.f0}
+        with self._room() as folder:
+            copies = {name: path and self._take(path, Path(folder), name)[1] for name, path in given.items()}
+            looked = self._look(
+                Listen(_JOB, replace(speech, **copies, target=Path(folder, "out.wav"))),  # type: ignore[arg-type]
+                entered,
+            )
+            if "trouble" not in looked.model:
+                self._fetch(Path(folder), "out.wav", speech.target)
+        return looked
 
     def greeting(self) -> Ready:
         """Start the worker and return what it runs on. Raises as `convert` does."""
         with self._room() as folder, contextlib.suppress(Refusal):
             nothing = Path(folder, "nothing.pth")  # which the worker refuses, but not before it has introduced itself
             nothing.touch()
-            self._ask(Inspect(_JOB, nothing), lambda _: None)
+            self._ask(Inspect(_JOB, nothing))
         if self._worker.ready is None:
             raise NotDoneError("the worker did not say what it runs on")
         return self._worker.ready
@@ -124,13 +158,29 @@ class Desk:
         """Return a new folder, the only one that the worker may write to besides that of the templates."""
         return tempfile.TemporaryDirectory(dir=self._folder.name)
 
-    def _take(self, path: Path, folder: Path) -> tuple[Spooled, Path]:
+    def _fetch(self, folder: Path, name: str, target: Path) -> None:
+        """Put what the worker has written in its room in the place of `target`."""
+        part = target.with_name(temp_name(target.name, _JOB))
+        try:
+            with (
+                open_folder(folder, PurePosixPath()) as room,
+                open_plain(room, name) as source,
+                part.open("wb") as file,
+            ):
+                shutil.copyfileobj(source, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(target)
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _take(self, path: Path, folder: Path, name: str = "source.pth") -> tuple[Spooled, Path]:
         """Copy and hash the file, as the daemon does; the person says that it is there, so nothing has to settle."""
         st = path.stat()
         real = path.resolve(strict=True)
         if what := kind_of(st.st_mode):
             raise NotAFile(what=what)
-        target = folder / "source.pth"
+        target = folder / name
         try:
             spooled = take(
                 real.parent,
@@ -146,14 +196,20 @@ class Desk:
             raise NotDoneError(error.why) from error
         return spooled, target
 
-    def _ask(self, request: Request, entered: Callable[[Stage], None]) -> Converted | Looked:
+    def _look(self, request: Request, entered: Entered = _untold) -> Looked:
+        looked = self._ask(request, entered)
+        if not isinstance(looked, Looked):
+            raise NotDoneError("the worker answered something else")
+        return looked
+
+    def _ask(self, request: Request, entered: Entered = _untold) -> Converted | Looked:
         self._worker.begin(request, time.monotonic())
         while True:
             self._wake.clear()
             for event in self._worker.poll(time.monotonic()):
                 match event:
-                    case At(_, stage):
-                        entered(stage)
+                    case At(_, stage, step, steps):
+                        entered(stage, step, steps)
                     case Ended(_, Refused(refusal)):
                         raise refusal
                     case Ended(_, Lost(reason)):

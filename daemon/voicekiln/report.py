@@ -1,7 +1,4 @@
-"""What the commands tell a person at a terminal, as lines of text; `status` also as JSON values.
-
-No metrics for a monitor yet: `health` and the JSON have to do.
-"""
+"""What the commands tell a person at a terminal, as lines of text; `status` also as JSON values."""
 
 from __future__ import annotations
 
@@ -34,8 +31,12 @@ def settings(understood: Settings) -> Iterator[str]:
     for recipe in understood.recipes.values():
         what = " and ".join(recipe.precisions)
         folder = "" if recipe.name == "default" else f", for the folder {recipe.name}/"
-        made = f"opset {recipe.opset}, interface {recipe.interface}, verify {recipe.verify}"
+        faces = " and ".join(recipe.interfaces)
+        made = f"opset {recipe.opset}, interface {faces}, verify {recipe.verify}"
         yield f"recipe  {recipe.name}: {what}, {made}{folder}"
+    status = understood.status
+    places = [str(understood.outbox / path) for path in (status.page, status.json) if path is not None]
+    yield f"status  {' and '.join(places) or 'no page'}"
     sweep = understood.sweep
     yield (
         f"sweep   every {span(sweep.every)}; lifetimes: sources {span(sweep.sources)}, "
@@ -58,13 +59,14 @@ def templates(folder: Path, found: Mapping[str, Any]) -> Iterator[str]:
     if (removed := found.get("removed")) is not None:
         yield f"{folder}: {removed} removed; each is made again when a voice needs it"
         return
-    order = ("title", "opset", "precision", "arithmetic")
+    order = ("title", "interface", "opset", "precision", "arithmetic")
     kept = sorted(found.get("templates", ()), key=lambda facts: [str(facts.get(key, "")) for key in order])
     yield f"{folder}: {len(kept)} kept, {sum(facts['bytes'] for facts in kept) / _MB:.1f} MB"
     for facts in kept:
         what = f"{facts.get('title', facts['file'])}"
         if "precision" in facts:
-            what += f", {facts['precision']} (computes in {facts['arithmetic']}), opset {facts['opset']}"
+            what += f", {facts['interface']} {facts['precision']} (computes in {facts['arithmetic']})"
+            what += f", opset {facts['opset']}"
         yield f"  {facts['state']:<9} {what}"
 
 
@@ -83,7 +85,7 @@ def conversion(path: Path, done: Conversion, files: Sequence[Path]) -> Iterator[
     seconds = ", ".join(f"{stage} {s:.1f} s" for stage, s in done.seconds.items())
     yield f"{path}: converted ({seconds})"
     for file in done.files:
-        yield f"  {file.precision}: {file.bytes / _MB:.1f} MB, {_fidelity(file)}"
+        yield f"  {file.interface} {file.precision}: {file.bytes / _MB:.1f} MB, {_fidelity(file)}"
     for note in done.notes:
         yield f"  note: {note}"
     for file_path in files:

@@ -8,6 +8,8 @@ waits, so that the watchdog ping it sends is proof of progress. `loop` calls it;
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,17 +20,21 @@ from voicekiln.folders.voices import State
 from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
 from voicekiln.supervisor.adoption import Adoption
+from voicekiln.supervisor.attendants import Attendant, Overheard
 from voicekiln.supervisor.common import TROUBLE, Common, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
+from voicekiln.supervisor.exporting import Gauges
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.supervisor.intake import Intake
+from voicekiln.supervisor.noticeboard import Noticeboard
 from voicekiln.supervisor.ownership import Ownership
 from voicekiln.supervisor.recovery import clear_litter, recover
+from voicekiln.supervisor.survey import AtWork, Moment
 from voicekiln.supervisor.sweeping import Sweeper
 from voicekiln.worker.keeper import Keeper
 
-FIXED = ("inbox", "outbox", "state", "worker")
+FIXED = ("inbox", "outbox", "state", "worker", "metrics")
 """Settings that a running daemon cannot change."""
 
 LONGEST_NAP_S = 5.0
@@ -58,12 +64,15 @@ class Service:
     ) -> None:
         """Pick up what a former daemon left; `keepers` are the workers, which share `machine` among them."""
         self.common = common
+        self.attendants: list[Attendant] = []
+        common.log = Overheard(common.log, self.attendants)
         self.ownership = ownership
         self.adoption = Adoption(common, ownership)
         self.intake = Intake(common, workers=len(keepers))
         self.dispatch = Dispatch(common, keepers, machine)
         self.post = Post(common, ownership)
         self.sweeper = Sweeper(common, ownership)
+        self.noticeboard = Noticeboard(common, ownership, self.moment)
         self._notifier = notifier
         self.watchless: str | None = None
         """Why no events are to be had from the inbox although there should be some; for the status."""
@@ -92,6 +101,7 @@ class Service:
         else:
             due += self._work()
         self._tell_systemd()
+        due += [attendant.step() for attendant in self.attendants]
         due.append(self.dispatch.due())
         return max(now.mono, min(due))
 
@@ -106,6 +116,9 @@ class Service:
         if self.intake.knows and self.ownership.sure:
             self.sweeper.step()
             due.append(self.sweeper.due())
+        if self.ownership.sure:
+            self.noticeboard.step()
+            due.append(self.noticeboard.due())
         return due
 
     def reload(self, path: Path) -> None:
@@ -132,11 +145,42 @@ class Service:
         """Stop cleanly: jobs go back into the queue, a copy under way is finished. False if a share hangs."""
         self._notifier.stopping()
         self.dispatch.close(STOP_WORKER_S)
-        finished = self.common.hands.close(STOP_HANDS_S)
+        end = time.monotonic() + STOP_HANDS_S
+        if self._drained(end) and self.ownership.sure and not self.adoption.under_way:
+            self.noticeboard.last()
+        finished = self.common.hands.close(max(0.0, end - time.monotonic()))
         if finished:
             self.common.hands.collect()
             finished = self.ownership.release(RELEASE_S)
+        self.leave()
         return finished
+
+    def _drained(self, end: float) -> bool:
+        """Wait until all that the hands have taken on is in the ledger; False if that lasts until `end`."""
+        idle = threading.Event()
+        self.common.hands.do("stopping", idle.set, lambda _: None, lambda _: None)
+        while not idle.wait(0.05) and time.monotonic() < end:
+            self.common.hands.collect()
+        self.common.hands.collect()
+        return idle.is_set()
+
+    def leave(self) -> None:
+        """Let those go who only attend to the work; the last step of a stop."""
+        for attendant in self.attendants:
+            attendant.close()
+
+    def moment(self) -> Moment:
+        """Return what the ledger does not tell of how things stand."""
+        common, benches = self.common, self.dispatch.benches
+        return Moment(
+            at_work={b.voice.id: AtWork(tuple(b.entered), b.since) for b in benches if b.voice is not None},
+            ended=dict(common.ended),
+            troubles=tuple(self.troubles()),
+            last_scan=self.intake.last_scan,
+            next_sweep_s=self.sweeper.next_sweep - common.now.mono,
+            clock=common.ledger.clock,
+            wall=common.now.wall,
+        )
 
     def status(self) -> str:
         """Return the state of things in one line."""
@@ -150,6 +194,20 @@ class Service:
             f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
         ]
         return ", ".join(parts)
+
+    def gauges(self) -> Gauges:
+        """Return the state of things in numbers."""
+        common, counts = self.common, self.common.ledger.counts()
+        return Gauges(
+            active=not self.ownership.waits,
+            troubles=len(self.troubles()),
+            away=frozenset(common.away),
+            voices={str(state): counts.get(state, 0) for state in State},
+            workers=len(self.dispatch.benches),
+            busy=sum(bench.voice is not None for bench in self.dispatch.benches),
+            waiting_since=common.ledger.waiting_since(common.now.wall),
+            last_scan=self.intake.last_scan,
+        )
 
     def troubles(self) -> list[str]:
         """Return what keeps the work from going on that somebody should see to."""

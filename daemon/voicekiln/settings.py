@@ -28,6 +28,13 @@ Attempts = Annotated[int, "attempts"]
 Folder = Annotated[Path, "folder"]
 """Absolute."""
 Recipes = Annotated[dict[str, Recipe], "recipes"]
+LocalFile = Annotated[Path | None, "local file"]
+"""Absolute; None for none."""
+Command = Annotated[tuple[str, ...] | None, "command"]
+"""The words of a program that is run without a shell; None for none."""
+
+BoardFile = Annotated[Path | None, "board file"]
+"""Relative to the outbox, or absolute; None for off."""
 
 FOLDERS = ("inbox", "outbox", "state")
 
@@ -122,6 +129,14 @@ class Publish:
 
 
 @dataclass(frozen=True, slots=True)
+class Status:
+    """Where people and programs find how things stand. What lies in the outbox is nobody else's name."""
+
+    page: BoardFile = Path("status.html")
+    json: BoardFile = Path("status.json")
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """When what has served its time is removed."""
 
@@ -134,6 +149,25 @@ class Sweep:
     """The most that one sweep removes of what the ledger knows."""
     originals_elsewhere: bool = False
     """The person's word that nobody's only copy is in a synced inbox."""
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Where Prometheus finds what it is told."""
+
+    textfile: LocalFile = None
+    """In the folder that node_exporter reads."""
+    socket: LocalFile = None
+    """A Unix socket that answers `GET /metrics`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Notify:
+    """Who is told of a refusal."""
+
+    command: Command = None
+    timeout: Seconds = 30.0
+    """After which it is stopped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +199,14 @@ class Settings:
     max_bytes: Size = 4_000_000_000
     """A larger file is refused."""
     conflict_copies: Literal["refuse", "convert"] = "refuse"
+    language: Literal["auto", "en", "zh"] = "auto"
+    """In which refusals and the status page are written; `auto`: the system's."""
     worker: Worker = field(default_factory=Worker)
     publish: Publish = field(default_factory=Publish)
+    status: Status = field(default_factory=Status)
     sweep: Sweep = field(default_factory=Sweep)
+    metrics: Metrics = field(default_factory=Metrics)
+    notify: Notify = field(default_factory=Notify)
     log: Log = field(default_factory=Log)
     beside: frozenset[str] = frozenset(FOLDERS)
     """Those of `FOLDERS` that were given relative to the configuration file; they are made where they are missing."""

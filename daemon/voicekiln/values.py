@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
 from voicekiln.errors import plain
-from voicekiln.folders.names import Folder, judge_name
-from voicekiln.job import PRECISIONS, Precision
+from voicekiln.folders.names import WINDOWS, Folder, judge_name
+from voicekiln.job import INTERFACES, PRECISIONS, Interface, Precision
 
 _Word = TypeVar("_Word", bound=str)
 
@@ -33,8 +34,7 @@ _MODE = re.compile(r"(?:0o?)?([0-7]{3})")
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _MAX_GID = 2**32 - 2
 _FOLDER_NAME = re.compile(r"[^\W_](?:[\w .+-]{0,62}[\w+-])?")
-_WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
-"""Names that no folder can have on Windows."""
+_SHELL = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"})
 
 
 def read(hint: Any, text: str) -> object:  # noqa: ANN401 - type hints are of many types
@@ -149,15 +149,60 @@ def folder(text: str) -> Path:
         raise ValueError(f"there is no user as in {_quoted(text)}; write the whole path") from error
 
 
+def local_file(text: str) -> Path | None:
+    """Return an absolute path, None where none is given."""
+    if text in NOTHING:
+        return None
+    path = folder(text)
+    if not path.is_absolute():
+        raise ValueError(f"{_quoted(text)} is no whole path; write it from / on")
+    return path
+
+
+def command(text: str) -> tuple[str, ...] | None:
+    """Return the words of a command, None where none is given. Quotes hold words together; nothing else is special."""
+    if text in NOTHING:
+        return None
+    try:
+        words = tuple(shlex.split(text))
+    except ValueError as error:
+        raise ValueError(f"{_quoted(text)} has a quote that is not closed") from error
+    if not words or not words[0].startswith("/") or "\0" in text:
+        raise ValueError(f"{_quoted(text)} has to begin with the whole path of a program, from / on")
+    if _SHELL.intersection(words):
+        raise ValueError(f"{_quoted(text)} is run without a shell, which alone knows pipes and the like; use a script")
+    return words
+
+
+def board_file(text: str) -> Path | None:
+    """Return the path of a file, relative where it lies below the outbox; None for `off`."""
+    if text == "off":
+        return None
+    if text in NOTHING or text.endswith("/"):
+        raise ValueError("wants the path of a file, or off")
+    path = folder(text)
+    if ".." in path.parts or any(part.startswith(".") for part in path.parts):
+        raise ValueError(f"{_quoted(text)}: write a path without .. and without hidden names")
+    return path
+
+
 def precisions(text: str) -> tuple[Precision, ...]:
     """Return the precisions that a recipe's word asks for."""
     word = one_of(text, (*PRECISIONS, "both"))
     return PRECISIONS if word == "both" else (word,)  # type: ignore[return-value]  # `both` is the only other word
 
 
+def interfaces(text: str) -> tuple[Interface, ...]:
+    """Return the interfaces that a recipe's words ask for, with commas between them."""
+    words = tuple(one_of(word.strip(), INTERFACES) for word in text.split(","))
+    if len(set(words)) < len(words):
+        raise ValueError(f"{_quoted(text)} names one twice")
+    return words
+
+
 def is_folder_name(text: str) -> bool:
     """Say whether a folder can have this name on every kind of share, and is looked into."""
-    fits = _FOLDER_NAME.fullmatch(text) and not _WINDOWS.fullmatch(text) and unicodedata.is_normalized("NFC", text)
+    fits = _FOLDER_NAME.fullmatch(text) and not WINDOWS.fullmatch(text) and unicodedata.is_normalized("NFC", text)
     return bool(fits) and isinstance(judge_name(text, is_dir=True), Folder)
 
 
@@ -173,6 +218,9 @@ _READERS: dict[Any, Callable[[str], object]] = {
     "file mode": file_mode,
     "folder mode": folder_mode,
     "group": group,
+    "local file": local_file,
+    "board file": board_file,
+    "command": command,
     "attempts": lambda text: whole(text, range(1, 101)),
     bool: truth,
 }

@@ -21,6 +21,7 @@ from voicekiln.folders.names import shown
 from voicekiln.folders.owner import FILES
 from voicekiln.folders.voices import AT_REST, State, Voice
 from voicekiln.loop import LEDGER
+from voicekiln.settings import Status
 
 IN_THE_WAY = PurePosixPath("taken.onnx")
 """A person's file, under the name of a result."""
@@ -44,6 +45,9 @@ FOREIGN: Mapping[str, Mapping[PurePosixPath, bytes]] = {
         IN_THE_WAY: b"a person's own",
     },
 }
+
+BOARDS = {PurePosixPath(str(path)) for path in (Status().page, Status().json)}
+"""Where the status page and its JSON lie."""
 
 _SCHEMA = json.loads((Path(voicekiln.__file__).parent / "folders/sidecar.schema.json").read_text())
 
@@ -79,6 +83,7 @@ def verdict(ground: Ground, left: Mapping[PurePosixPath, Content]) -> Iterator[s
         jobs = ledger.jobs()
     yield from _inputs(ground, left)
     yield from _results(ground, left)
+    yield from _board(ground, rows)
     yield from _rows(left, rows)
     for path, file in files.items():
         real = ground.outbox / path
@@ -86,7 +91,7 @@ def verdict(ground: Ground, left: Mapping[PurePosixPath, Content]) -> Iterator[s
             yield f"the ledger tells of {path}, which is not there"
         elif _sha256(real) != file.sha256 or real.stat().st_size != file.bytes:
             yield f"the ledger tells of another {path}"
-    known = files.keys() | FOREIGN["outbox"].keys() | {PurePosixPath(name) for name in FILES}
+    known = files.keys() | FOREIGN["outbox"].keys() | {PurePosixPath(name) for name in FILES} | BOARDS
     yield from (f"{path} lies in the outbox and is nobody's" for path in _below(ground.outbox) if path not in known)
     waiting = rows.get(WAITS)
     allowed = set() if waiting is None else {waiting.job}
@@ -116,7 +121,7 @@ def _inputs(ground: Ground, left: Mapping[PurePosixPath, Content]) -> Iterator[s
 def _results(ground: Ground, left: Mapping[PurePosixPath, Content]) -> Iterator[str]:
     told: dict[str, list[tuple[PurePosixPath, dict[str, Any]]]] = {}
     for path in _below(ground.outbox):
-        if path.suffix == ".json" and path not in FOREIGN["outbox"] and not path.name.startswith("."):
+        if path.suffix == ".json" and path not in FOREIGN["outbox"].keys() | BOARDS and not path.name.startswith("."):
             body = json.loads((ground.outbox / path).read_text())
             told.setdefault(body["source"]["path"], []).append((path, body))
     for path, content in left.items():
@@ -154,6 +159,16 @@ def _result(
         inside = {entry.key: entry.value for entry in model.metadata_props}
         if inside["source_sha256"] != content.sha256:
             yield f"{real.name} holds another voice"
+
+
+def _board(ground: Ground, rows: Mapping[PurePosixPath, Voice]) -> Iterator[str]:
+    told = json.loads((ground.outbox / "status.json").read_text())
+    if not told["stopped"]:
+        yield "the status page does not say that the daemon has stopped"
+    for key, state in (("done", State.DONE), ("refused", State.REFUSED)):
+        known = {shown(path) for path, voice in rows.items() if voice.state is state and voice.ending is not None}
+        if {voice["file"] for voice in told[key]} != known:
+            yield f"{len(told[key])} are {key} on the status page, {len(known)} in the ledger"
 
 
 def _rows(left: Mapping[PurePosixPath, Content], rows: Mapping[PurePosixPath, Voice]) -> Iterator[str]:

@@ -19,6 +19,8 @@ from types import FrameType
 
 import onnx
 
+from voicekiln.page.board import PAGE_BEGINNING
+
 NAP_S = 0.002
 
 
@@ -51,6 +53,8 @@ class Reader:
                 self._whole(name)
             elif name.endswith(".json"):
                 self._sidecar(name)
+            elif name == "status.html":
+                self._whole(name)
             else:
                 self._say(f"{name} is no name of the daemon's")
 
@@ -87,6 +91,9 @@ class Reader:
             if name.endswith(".onnx"):
                 self.models += 1
                 onnx.checker.check_model(onnx.load_from_string(data))
+            elif name.endswith(".html"):
+                assert data.startswith(PAGE_BEGINNING.encode())
+                assert data.rstrip().endswith(b"</html>")
             else:
                 json.loads(data)
         except Exception as error:  # noqa: BLE001 - whatever a parser says of half a file

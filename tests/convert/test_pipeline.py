@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import itertools
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +20,13 @@ from numpy.typing import NDArray
 from convert.small_checkpoints import saved, written
 from tiny_voices import settings, tiny, write_tiny, write_training
 from voicekiln import __version__, families
-from voicekiln.convert import device, template, verify
+from voicekiln.convert import bench, device, template, verify
 from voicekiln.convert import pipeline as pipeline_module
+from voicekiln.convert.bench import UNVERIFIED
 from voicekiln.convert.cache import Cache
 from voicekiln.convert.fill import Filled, fill
 from voicekiln.convert.graph import BadGraphError
-from voicekiln.convert.pipeline import UNVERIFIED, Pipeline, inspect
+from voicekiln.convert.pipeline import Pipeline, inspect
 from voicekiln.convert.template import Kind, Template
 from voicekiln.errors import BadNumbers, Contradiction, NotFaithful, Refusal, UnknownModel
 from voicekiln.families import sample
@@ -83,9 +86,8 @@ def test_the_files_asked_for_and_no_others_are_left(
 ) -> None:
     """Names, hashes and sizes are those of what lies on disk."""
     made, _ = run(pipeline, write_tiny(tmp_path / "voice.pth"), staging, Recipe("r", precisions))
-    assert (
-        {file.name for file in made.files} == {f"{p}.onnx" for p in precisions} == {p.name for p in staging.iterdir()}
-    )
+    wanted = {f"rvc.{p}.onnx" for p in precisions}
+    assert {file.name for file in made.files} == wanted == {p.name for p in staging.iterdir()}
     for file in made.files:
         data = (staging / file.name).read_bytes()
         assert (file.sha256, file.bytes) == (hashlib.sha256(data).hexdigest(), len(data))
@@ -178,7 +180,7 @@ def test_what_was_not_compared_is_told_as_such(
     """Nothing runs, no network is loaded, and a note says that nobody has listened; the bytes are the same."""
     source = write_tiny(tmp_path / "voice.pth")
     full, _ = run(pipeline, source, staging)
-    monkeypatch.setattr(pipeline_module, "verify", None)
+    monkeypatch.setattr(bench, "verify", None)
     monkeypatch.setattr(pipeline._references, "load", None)
     made, entered = run(pipeline, source, staging, replace(BOTH, verify="off"))
     assert entered == ["load", "template", "fill", "template", "fill"]
@@ -220,7 +222,7 @@ def test_the_file_says_what_it_is(pipeline: Pipeline, tmp_path: Path, staging: P
     """A client finds the rate and the like in the ONNX file itself, and where it came from."""
     run(pipeline, write_tiny(tmp_path / "voice.pth"), staging)
     for precision, arithmetic in (("fp32", "float32"), ("fp16", "half")):
-        model = onnx.load(staging / f"{precision}.onnx")
+        model = onnx.load(staging / f"rvc.{precision}.onnx")
         facts = {prop.key: prop.value for prop in model.metadata_props}
         assert (facts["precision"], facts["arithmetic"]) == (precision, arithmetic)
         assert facts["source_sha256"] == SHA
@@ -304,7 +306,7 @@ def test_a_file_that_is_not_the_network_is_not_finished(
     def careless(model: onnx.ModelProto, weight: Callable[[str], torch.Tensor], facts: Any, path: Path) -> Filled:
         return fill(model, lambda asked: weight(asked) * (asked != name), facts, path)
 
-    monkeypatch.setattr(pipeline_module, "fill", careless)
+    monkeypatch.setattr(bench, "fill", careless)
     with pytest.raises(NotFaithful):
         run(pipeline, write_tiny(tmp_path / "voice.pth"), staging, Recipe("r"))
 
@@ -330,9 +332,9 @@ def test_half_arithmetic_that_is_too_coarse_gives_way(
     monkeypatch.setattr(verify, "difference", worse_by([60, 0]))
     made, entered = run(pipeline, write_tiny(tmp_path / "voice.pth"), staging, Recipe("half", ("fp16",)))
     assert entered == ["load", "template", "fill", "verify", "template", "fill", "verify"]
-    assert {path.name for path in staging.iterdir()} == {"fp16.onnx"}
+    assert {path.name for path in staging.iterdir()} == {"rvc.fp16.onnx"}
     assert "computes in float32" in made.notes[-1]
-    facts = {prop.key: prop.value for prop in onnx.load(staging / "fp16.onnx").metadata_props}
+    facts = {prop.key: prop.value for prop in onnx.load(staging / "rvc.fp16.onnx").metadata_props}
     assert (facts["precision"], facts["arithmetic"]) == ("fp16", "float32")
 
 
@@ -350,7 +352,7 @@ def test_metadata_of_a_hostile_voice_is_cleaned(pipeline: Pipeline, tmp_path: Pa
     """Texts of the file reach the ONNX metadata without control characters or surrogates."""
     voice = tiny() | {"embedder_model": "spin\x1b[2J\ud800\u202e", "author": "\ud800" * 10}
     run(pipeline, written(tmp_path / "v.pth", saved(voice)), staging, Recipe("r"))
-    model = onnx.load(staging / "fp32.onnx")
+    model = onnx.load(staging / "rvc.fp32.onnx")
     assert all(prop.value.isprintable() for prop in model.metadata_props)
 
 
@@ -382,9 +384,10 @@ def _tiny_is_usual(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_templates_of_the_usual_networks_are_made_beforehand(tmp_path: Path, staging: Path, exports: list[str]) -> None:
     """All that the recipes can need: half precision in both arithmetics. A voice then needs no exporter."""
     pipeline = Pipeline(Cache(tmp_path / "templates"))
-    entered: list[Stage] = []
-    shown = pipeline.templates("build", (BOTH, replace(BOTH, name="again", verify="off")), entered.append)
-    assert entered == ["template"]
+    entered: list[tuple[Stage, int, int]] = []
+    recipes = (BOTH, replace(BOTH, name="again", verify="off"))
+    shown = pipeline.templates("build", recipes, lambda *at: entered.append(at))
+    assert entered == [("template", step, 6) for step in range(1, 7)]
     found = {(one["title"], one["precision"], one["arithmetic"]) for one in shown["templates"]}
     titles = ["RVC v2, 40000 Hz, f0", "RVC v2, 40000 Hz, no f0"]
     forms = [("fp32", "float32"), ("fp16", "half"), ("fp16", "float32")]
@@ -392,7 +395,7 @@ def test_templates_of_the_usual_networks_are_made_beforehand(tmp_path: Path, sta
     assert len(shown["templates"]) == 6
     assert exports == titles
     run(Pipeline(Cache(tmp_path / "templates")), write_tiny(tmp_path / "voice.pth"), staging)
-    pipeline.templates("build", (BOTH,), entered.append)
+    pipeline.templates("build", (BOTH,), lambda *_: None)
     assert exports == titles
 
 
@@ -400,8 +403,8 @@ def test_templates_of_the_usual_networks_are_made_beforehand(tmp_path: Path, sta
 def test_only_what_a_recipe_asks_for_is_made(tmp_path: Path) -> None:
     """Its precisions and its opset; of no recipe, nothing."""
     pipeline = Pipeline(Cache(tmp_path / "templates"))
-    assert pipeline.templates("build", (), lambda _: None) == {"templates": []}
-    shown = pipeline.templates("build", (Recipe("r", opset=18),), lambda _: None)["templates"]
+    assert pipeline.templates("build", (), lambda *_: None) == {"templates": []}
+    shown = pipeline.templates("build", (Recipe("r", opset=18),), lambda *_: None)["templates"]
     assert [(one["precision"], one["opset"]) for one in shown] == [("fp32", 18)] * 2
 
 
@@ -410,16 +413,16 @@ def test_what_is_kept_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     """With size and state, in JSON values: ready, outdated by another release, damaged. Nothing is made for it."""
     at = tmp_path / "templates"
     pipeline = Pipeline(Cache(at))
-    assert pipeline.templates("list", (BOTH,), lambda _: None) == {"templates": []}
-    pipeline.templates("build", (Recipe("r"),), lambda _: None)
+    assert pipeline.templates("list", (BOTH,), lambda *_: None) == {"templates": []}
+    pipeline.templates("build", (Recipe("r"),), lambda *_: None)
     damaged, sound = sorted(at.iterdir())
     damaged.write_bytes(b"nonsense")
-    listed = {one["file"]: one for one in pipeline.templates("list", (), lambda _: None)["templates"]}
+    listed = {one["file"]: one for one in pipeline.templates("list", (), lambda *_: None)["templates"]}
     assert json.loads(json.dumps(listed)) == listed
     assert listed[damaged.name] == {"file": damaged.name, "bytes": 8, "state": "damaged"}
     assert (listed[sound.name]["bytes"], listed[sound.name]["state"]) == (sound.stat().st_size, "ready")
     monkeypatch.setattr(pipeline_module, "maker", lambda: "another release")
-    states = {one["file"]: one["state"] for one in pipeline.templates("list", (), lambda _: None)["templates"]}
+    states = {one["file"]: one["state"] for one in pipeline.templates("list", (), lambda *_: None)["templates"]}
     assert states == {damaged.name: "damaged", sound.name: "outdated"}
 
 
@@ -427,11 +430,11 @@ def test_what_is_kept_is_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def test_what_is_kept_can_be_removed(tmp_path: Path, exports: list[str]) -> None:
     """All of it, and it is made again when it is asked for."""
     pipeline = Pipeline(Cache(tmp_path / "templates"))
-    pipeline.templates("build", (Recipe("r"),), lambda _: None)
-    assert pipeline.templates("clear", (), lambda _: None) == {"removed": 2}
+    pipeline.templates("build", (Recipe("r"),), lambda *_: None)
+    assert pipeline.templates("clear", (), lambda *_: None) == {"removed": 2}
     assert not list((tmp_path / "templates").iterdir())
-    assert pipeline.templates("clear", (), lambda _: None) == {"removed": 0}
-    pipeline.templates("build", (Recipe("r"),), lambda _: None)
+    assert pipeline.templates("clear", (), lambda *_: None) == {"removed": 0}
+    pipeline.templates("build", (Recipe("r"),), lambda *_: None)
     assert len(exports) == 4
 
 
@@ -440,3 +443,14 @@ def test_a_voice_of_a_very_high_rate_is_converted(pipeline: Pipeline, tmp_path: 
     high = {"rates": (12, 10, 4, 4), "up_kernels": (24, 20, 8, 8), "sample_rate": 192_000}
     made, _ = run(pipeline, write_tiny(tmp_path / "voice.pth", **high), staging, Recipe("r"))
     assert made.model["sample_rate"] == 192_000
+
+
+def test_the_picture_is_of_the_file_whose_figure_stands_beside_it(
+    pipeline: Pipeline, tmp_path: Path, staging: Path
+) -> None:
+    """Of several files the least faithful is shown: its difference lies as far below the wave as its figure says."""
+    conversion, _ = run(pipeline, write_tiny(tmp_path / "voice.pth"), staging)
+    worst_db = min(found.snr_db for file in conversion.files for found in file.fidelity)
+    tracks = base64.urlsafe_b64decode(conversion.picture)
+    wave, difference = (sum(10 ** ((b - 255) / 12.75) for b in tracks[at : at + 100]) for at in (400, 500))
+    assert 10 * math.log10(wave / difference) == pytest.approx(worst_db, abs=8)

@@ -12,6 +12,7 @@ from voicekiln.errors import Discriminator, NoWeights, OtherFamily, UnknownModel
 from voicekiln.families import FAMILIES, choose
 from voicekiln.families.base import Claim, Exportable, NotMine, Outline
 from voicekiln.families.foreign import KINDS, sight
+from voicekiln.job import Interface
 
 SEEN = {
     "so-vits-svc voice": ("emb_g.weight", "emb_uv.weight", "pre.weight", "enc_p.f0_emb.weight", "dec.conv_pre.weight"),
@@ -89,9 +90,9 @@ class Fake:
         """Say it."""
         return self.answer
 
-    def build(self, claim: Claim, outline: Outline) -> Exportable:
+    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
         """Never called."""
-        raise AssertionError(claim, outline)
+        raise AssertionError(claim, outline, interface)
 
 
 def test_no_claim_says_what_each_family_missed() -> None:

@@ -17,9 +17,9 @@ from kiln import Kiln
 from voicekiln.folders.adopt import found_in
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import MAX_DEPTH
-from voicekiln.folders.names import bases
+from voicekiln.folders.names import BELOW, NAME_MAX, WAS_LONGEST, bases
 from voicekiln.folders.voices import Found, Published
-from voicekiln.job import Converted
+from voicekiln.job import INTERFACES, Converted, Recipe
 
 Body = dict[str, Any]
 
@@ -34,6 +34,16 @@ def outbox(tmp_path: Path) -> Path:
     kiln.run(90)
     kiln.close()
     assert kiln.results() >= {"both/deep/a.json", "link.error.json"}
+    return kiln.outbox
+
+
+@pytest.fixture
+def faces(tmp_path: Path) -> Path:
+    """Return an outbox with a result that has all faces."""
+    kiln = Kiln(tmp_path, recipes={"default": Recipe("default", ("fp32", "fp16"), interfaces=INTERFACES)})
+    kiln.drop("sub/a.pth")
+    kiln.run(60)
+    kiln.close()
     return kiln.outbox
 
 
@@ -114,7 +124,7 @@ def nested(body: Body) -> None:
 
 
 def newer_layout(body: Body) -> None:
-    body["schema"] = 2
+    body["schema"] = 3
 
 
 def odd_path(body: Body) -> None:
@@ -322,10 +332,10 @@ def test_only_what_can_be_a_sidecar_is_read(outbox: Path, monkeypatch: pytest.Mo
 
 def test_a_deep_tree_of_a_strangers_is_not_walked_to_its_end(outbox: Path) -> None:
     """Nothing of ours lies that deep."""
-    deep = outbox.joinpath(*"d" * (MAX_DEPTH + 2))
+    deep = outbox.joinpath(*"d" * (MAX_DEPTH + BELOW + 1))
     deep.mkdir(parents=True)
     text = (outbox / "link.error.json").read_text()
-    for folder in (deep, deep.parents[2]):
+    for folder in (deep, deep.parents[BELOW + 1]):
         source = str(folder.relative_to(outbox) / "link.pth")
         (folder / "link.error.json").write_text(json.dumps(json.loads(text) | {"source": {"path": source}}))
     depths = {len(found.relpath.parts) for found in found_in(outbox) if found.relpath.parts[0] == "d"}
@@ -342,3 +352,95 @@ def test_a_source_that_is_not_written_in_full_is_not_known(outbox: Path, name: s
         (outbox / f"{base}.error.json").write_text(json.dumps(text | {"source": {"path": source}}))
     assert {str(found.relpath) for found in found_in(outbox) if found.ending is None} >= {"plain.pth"}
     assert all(str(found.relpath) != name for found in found_in(outbox))
+
+
+def test_all_faces_of_a_result_are_told_of(faces: Path) -> None:
+    """Those in folders of their own too, and what lies there for a client."""
+    [found] = results(faces)
+    assert {str(file.path) for file in found.files} == {
+        str(path.relative_to(faces)) for path in (faces / "sub").rglob("*") if path.is_file()
+    }
+    assert sorted(file.kind for file in found.files) == ["client"] * 2 + ["onnx"] * 6 + ["sidecar"]
+    assert found.recipe is not None
+    assert found.recipe.interfaces == INTERFACES
+    assert isinstance(found.ending, Converted)
+    assert [file.client for file in found.ending.conversion.files] == [{}] * 4 + [{"Type": "RVC"}] * 2
+
+
+def out_of_its_folder(body: Body) -> None:
+    body["onnx"][4]["client_file"]["name"] = "../sub/a.moevs/a.json"
+
+
+def of_another_voice(body: Body) -> None:
+    body["onnx"][4]["client_file"]["name"] = "b.moevs/b.json"
+
+
+def of_another_length(body: Body) -> None:
+    body["onnx"][4]["client_file"]["bytes"] += 1
+
+
+def without_hash(body: Body) -> None:
+    body["onnx"][4]["client_file"]["sha256"] = "x"
+
+
+def without_a_number(body: Body) -> None:
+    body["onnx"][4]["client_file"]["bytes"] = True
+
+
+def of_no_face(body: Body) -> None:
+    body["onnx"][4]["interface"] = "another"
+
+
+def no_object(body: Body) -> None:
+    body["onnx"][4]["client_file"] = "a.moevs/a.json"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [out_of_its_folder, of_another_voice, of_another_length, without_hash, without_a_number, of_no_face, no_object],
+)
+def test_a_clients_file_is_believed_as_little_as_any_other(faces: Path, change: Callable[[Body], None]) -> None:
+    """The whole sidecar is passed over."""
+    path = faces / "sub/a.json"
+    body = json.loads(path.read_text())
+    change(body)
+    path.write_text(json.dumps(body))
+    assert results(faces) == []
+
+
+def test_a_folder_of_a_result_that_is_a_link_is_not_believed(faces: Path, tmp_path: Path) -> None:
+    """It would lead the sweeper out of the outbox."""
+    (faces / "sub/a.moevs").rename(tmp_path / "elsewhere")
+    (faces / "sub/a.moevs").symlink_to(tmp_path / "elsewhere")
+    assert results(faces) == []
+
+
+def test_a_sidecar_of_the_time_with_one_face_is_believed(outbox: Path) -> None:
+    """Layout 1: a recipe with one interface, files without."""
+    path = outbox / "both/deep/a.json"
+    body = json.loads(path.read_text())
+    body["schema"] = 1
+    body["recipe"]["interface"] = body["recipe"].pop("interfaces")[0]
+    for file in body["onnx"]:
+        del file["interface"]
+    path.write_text(json.dumps(body))
+    [found] = [found for found in results(outbox) if "a.pth" in str(found.relpath)]
+    assert found.recipe == Recipe("both", ("fp32", "fp16"))
+    assert isinstance(found.ending, Converted)
+    assert {file.interface for file in found.ending.conversion.files} == {"rvc"}
+
+
+def test_results_under_a_stem_that_had_room_before_are_known(tmp_path: Path) -> None:
+    """Endings have grown longer with the faces; what lies there keeps its name."""
+    stem = "x" * (NAME_MAX - WAS_LONGEST)
+    kiln = Kiln(tmp_path)
+    kiln.drop("a.pth")
+    kiln.run(30)
+    kiln.close()
+    body = json.loads((kiln.outbox / "a.json").read_text())
+    body["source"]["path"] = f"{stem}.pth"
+    body["onnx"][0]["name"] = f"{stem}.onnx"
+    (kiln.outbox / "a.onnx").rename(kiln.outbox / f"{stem}.onnx")
+    (kiln.outbox / f"{stem}.json").write_text(json.dumps(body))
+    assert [str(found.base) for found in found_in(kiln.outbox) if found.base.name == stem] == [stem]
+    assert next(bases(PurePosixPath(f"{stem}.pth"))) != stem

@@ -73,8 +73,10 @@ def test_a_missing_table_is_damage(path: Path) -> None:
 
 def test_a_page_of_zeros_is_found_by_looking_at_all(path: Path) -> None:
     """Which is what `must_be_sound` does: nothing else ever reads that page."""
+    with closing(sqlite3.connect(path)) as whole:
+        [(page,)] = whole.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'voices_by_key'")
     with path.open("r+b") as file:
-        file.seek(-4096, 2)
+        file.seek((page - 1) * 4096)
         file.write(b"\0" * 4096)
     with Database(path) as ledger, pytest.raises(LedgerDamagedError, match="damaged"):
         ledger.must_be_sound()

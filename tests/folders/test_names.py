@@ -11,13 +11,17 @@ from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from voicekiln.folders.names import (
+    WINDOWS,
     Conflict,
     Folder,
     Ignored,
     Voice,
     fold,
+    folders_below,
+    folds,
     is_sync_marker,
     judge_name,
+    moevs_names,
     output_base,
     reserved,
     shown,
@@ -201,16 +205,16 @@ def test_distinct_sources_have_distinct_results(one: str, other: str) -> None:
 @given(sources(), st.sampled_from([255, 143]))
 def test_every_name_of_ours_fits(source: str, name_max: int) -> None:
     """Final and temp names stay within the file system's limit, whatever the source is called."""
-    for name in reserved(output_base(source, name_max)):
-        assert len(os.fsencode(name)) <= name_max
-        assert len(os.fsencode(temp_name(name, "0123456789abcdef", name_max))) <= name_max
+    for path in map(PurePosixPath, reserved(output_base(source, name_max))):
+        assert all(len(os.fsencode(part)) <= name_max for part in path.parts)
+        assert len(os.fsencode(temp_name(path.name, "0123456789abcdef", name_max))) <= name_max
 
 
 @given(sources())
 def test_a_short_stem_is_kept_as_it_is(source: str) -> None:
     """Only what would not fit is shortened, at a character's border."""
     base, stem = output_base(source), source[:-4]
-    if len(os.fsencode(stem)) <= NAME_BYTES - len(".error.json"):
+    if len(os.fsencode(stem)) <= NAME_BYTES - len(".w-okada.fp16.onnx"):
         assert base == stem
     else:
         kept, _, mark = base.rpartition("~")
@@ -227,8 +231,8 @@ def test_two_bases_can_claim_one_name() -> None:
 @given(sources(), st.from_regex(r"[A-Za-z0-9_-]{1,64}", fullmatch=True))
 def test_a_temp_name_gives_its_token_back_and_is_ignored(source: str, token: str) -> None:
     """Our own files under way are known by their token and never taken for voices."""
-    for final in reserved(output_base(source)):
-        name = temp_name(final, token)
+    for final in map(PurePosixPath, reserved(output_base(source))):
+        name = temp_name(final.name, token)
         assert temp_token(name) == token
         assert isinstance(judge_name(name, is_dir=False), Ignored)
 
@@ -318,3 +322,45 @@ def test_dropboxs_settings_are_no_sign_of_a_synced_folder() -> None:
     """In a home folder .dropbox is a folder, on every machine where Dropbox is installed."""
     assert not is_sync_marker(".dropbox", is_dir=True)
     assert not is_sync_marker("sync", is_dir=True)
+
+
+@given(sources())
+@example("..  .pth")
+@example("con.pth")
+@example("nul.x.pth")
+@example("a\udcff?.pth")
+@example("e\u0301.pth")
+def test_what_moe_voice_studio_opens_has_names_that_windows_takes(source: str) -> None:
+    """Whatever the voice is called; and the two precisions have folders of their own."""
+    base = output_base(source)
+    found = [moevs_names(base, half=half) for half in (False, True)]
+    assert len({name for names in found for name in names}) == 4
+    for onnx, beside in found:
+        top, folder, file = PurePosixPath(onnx).parts
+        assert (top, PurePosixPath(beside).parts) == (f"{base}.moevs", (f"{base}.moevs", f"{folder}.json"))
+        assert file == f"{folder}_RVC.onnx"
+        assert folder == folder.strip(". ")
+        assert folder
+        assert not set(folder) & set('<>:"/\\|?*')
+        assert not WINDOWS.fullmatch(folder)
+        assert folder.isprintable()
+
+
+def test_another_voices_file_can_lie_where_a_face_belongs() -> None:
+    """Voices in a folder of the inbox that is called like the folder of a face; and one that is called like a face."""
+    mine = folds(PurePosixPath("a/voice"))
+    for other in (
+        "a/voice.moevs/voice",
+        "a/voice.moevs/voice/voice_RVC",
+        "a/voice.w-okada",
+        "A/Voice.moevs/VOICE-fp16",
+    ):
+        assert set(mine) & set(folds(PurePosixPath(other))), other
+    assert not set(mine) & set(folds(PurePosixPath("a/voice.moevs/other")))
+
+
+def test_the_folders_of_a_result_are_told_innermost_first() -> None:
+    """Only those below the sidecar's."""
+    paths = [PurePosixPath(path) for path in ("a/v.json", "a/v.moevs/v/v_RVC.onnx", "a/v.moevs/v.json")]
+    assert [str(path) for path in folders_below(PurePosixPath("a"), paths)] == ["a/v.moevs/v", "a/v.moevs"]
+    assert folders_below(PurePosixPath(), [PurePosixPath("v.json")]) == []

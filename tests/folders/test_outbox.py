@@ -9,7 +9,7 @@ import os
 import stat
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +17,8 @@ import pytest
 
 from voicekiln import steps
 from voicekiln.errors import NameTaken, ShareAwayError
-from voicekiln.folders.names import temp_name
+from voicekiln.folders.inbox import MAX_DEPTH
+from voicekiln.folders.names import BELOW, temp_name
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, clear_temps, intact, publish
 from voicekiln.folders.voices import Published
 from voicekiln.job import FileStamp
@@ -749,3 +750,111 @@ def test_clearing_up_follows_no_link_and_passes_over_what_it_may_not_remove(
     assert clear_temps(outbox, ["feed"]) == 1
     assert (tmp_path / "elsewhere" / name).exists()
     assert [path.parent.name for path in outbox.glob(f"[ab]/{name}")] == ["a"]
+
+
+DEEP = PurePosixPath("sub/voice.moevs/voice/voice_RVC.onnx")
+BESIDE = PurePosixPath("sub/voice.moevs/voice.json")
+
+
+def with_folders(delivery: Delivery) -> Delivery:
+    """Return the delivery with the same bytes once more in folders of their own, and a client's file beside them."""
+    onnx, last = delivery.pieces
+    return replace(delivery, pieces=[onnx, replace(onnx, path=DEEP), Piece(BESIDE, "client", text=b"{}"), last])
+
+
+def tree(outbox: Path) -> set[str]:
+    return {str(path.relative_to(outbox)) for path in outbox.rglob("*")}
+
+
+def test_a_result_may_have_folders_of_its_own(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """With the rights that were asked for, no temporary name left, and the sidecar last of all."""
+    done: list[str] = []
+
+    def look(step: Step) -> None:
+        if step is Step.ONNX_RENAMED:
+            done.append(str((outbox / SIDECAR).exists()))
+
+    with at_each_step(look):
+        files = publish(outbox, with_folders(deliver()), Rights(0o664, 0o2775, None))
+    assert done == ["False"] * 3
+    assert tree(outbox) == {"sub", str(ONNX), str(SIDECAR), str(BESIDE), str(DEEP), *map(str, DEEP.parents[:2])}
+    assert [file.kind for file in files] == ["onnx", "onnx", "client", "sidecar"]
+    assert all((outbox / file.path).stat().st_ino == file.stamp.ino for file in files if file.stamp)
+    for folder in DEEP.parents[:3]:
+        assert stat.S_IMODE((outbox / folder).stat().st_mode) == 0o2775
+    assert intact(outbox, files)
+
+
+@pytest.mark.parametrize("taken", [DEEP, BESIDE, DEEP.parent, DEEP.parents[1]])
+def test_a_strangers_file_in_the_way_of_a_folder_stops_all_and_leaves_no_empty_folder(
+    outbox: Path, deliver: Callable[..., Delivery], taken: PurePosixPath
+) -> None:
+    """Nothing is published, and nothing of ours is left behind."""
+    (outbox / taken).parent.mkdir(parents=True)
+    (outbox / taken).write_bytes(b"mine")
+    before = tree(outbox)
+    with pytest.raises(NameTaken):
+        publish(outbox, with_folders(deliver()), RIGHTS)
+    assert tree(outbox) == before
+    assert (outbox / taken).read_bytes() == b"mine"
+
+
+def test_a_link_in_the_place_of_a_folder_is_not_followed(
+    outbox: Path, deliver: Callable[..., Delivery], tmp_path: Path
+) -> None:
+    """Whoever may write to the outbox may lay one there."""
+    (tmp_path / "elsewhere").mkdir()
+    (outbox / "sub").mkdir()
+    (outbox / DEEP.parents[1]).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(NameTaken):
+        publish(outbox, with_folders(deliver()), RIGHTS)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize("stop_at", range(12))
+def test_a_result_with_folders_is_finished_by_publishing_again(
+    outbox: Path, deliver: Callable[..., Delivery], stop_at: int
+) -> None:
+    """Wherever it was stopped: what lies there is known as ours by its bytes."""
+    count = iter(range(100))
+
+    def stop(_: Step) -> None:
+        if next(count) == stop_at:
+            raise KeyboardInterrupt
+
+    with at_each_step(stop), suppress(KeyboardInterrupt):
+        publish(outbox, with_folders(deliver()), RIGHTS)
+    done = publish(outbox, with_folders(deliver()), RIGHTS)
+    assert intact(outbox, done)
+    assert tree(outbox) == {"sub", str(ONNX), str(SIDECAR), str(BESIDE), str(DEEP), *map(str, DEEP.parents[:2])}
+
+
+def test_folders_of_a_result_that_is_replaced_go_when_they_are_empty(
+    outbox: Path, deliver: Callable[..., Delivery]
+) -> None:
+    """What somebody has put into one stays there."""
+    first = publish(outbox, with_folders(deliver()), RIGHTS)
+    ours = {file.path: file for file in first}
+    plain = replace(deliver(b"newer"), stale=[DEEP, BESIDE], ours=ours)
+    publish(outbox, plain, RIGHTS)
+    assert tree(outbox) == {"sub", str(ONNX), str(SIDECAR)}
+    again = replace(with_folders(deliver()), ours={file.path: file for file in publish(outbox, plain, RIGHTS)})
+    ours = {file.path: file for file in publish(outbox, again, RIGHTS)}
+    (outbox / DEEP.parent / "mine").touch()
+    publish(outbox, replace(deliver(b"newer"), stale=[DEEP, BESIDE], ours=ours), RIGHTS)
+    assert tree(outbox) == {
+        "sub",
+        str(ONNX),
+        str(SIDECAR),
+        str(DEEP.parents[1]),
+        str(DEEP.parent),
+        str(DEEP.parent / "mine"),
+    }
+
+
+def test_litter_is_found_as_deep_as_results_lie(outbox: Path) -> None:
+    """Below the deepest folder that sources may have, those of a result."""
+    deepest = outbox.joinpath(*"d" * (MAX_DEPTH + BELOW))
+    deepest.mkdir(parents=True)
+    (deepest / temp_name("a.onnx", "feed0001")).touch()
+    assert clear_temps(outbox, ["feed"]) == 1

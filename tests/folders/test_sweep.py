@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from endings import converted, onnx_bytes
-from voicekiln import steps
+from voicekiln import steps, words
 from voicekiln.errors import Damaged, ShareAwayError
 from voicekiln.folders import sidecar
 from voicekiln.folders.files import open_folder, sha256_at
@@ -21,12 +21,15 @@ from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.sweep import Ground, Lives, Plan, Swept, carry_out, collected, note
 from voicekiln.folders.voices import Class, Item, Place, State
-from voicekiln.job import FileStamp, Job, Recipe, Refused
+from voicekiln.job import INTERFACES, FileStamp, Job, Recipe, Refused
 from voicekiln.steps import Step
 
 DAY = 86400.0
 WEEK = Lives(sources=7 * DAY, results=7 * DAY, refusals=7 * DAY)
 NEVER = Lives(None, None, None)
+
+
+BOTH = Recipe("both", ("fp32", "fp16"))
 
 
 class House:
@@ -39,13 +42,13 @@ class House:
         self.staging = at / "staging"
         self.ledger = Ledger(at / "ledger")
 
-    def voice(self, name: str, *, good: bool = True, state: State | None = None) -> None:
+    def voice(self, name: str, *, good: bool = True, state: State | None = None, recipe: Recipe = BOTH) -> None:
         path = self.inbox / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(f"weights of {name}".encode())
         relpath, stamp = PurePosixPath(name), FileStamp.of(path.stat())
         row = self.ledger.sight(relpath, "default", stamp, at=0.0)
-        job = Job("job", path, self.staging, sha(path), Recipe("both", ("fp32", "fp16")))
+        job = Job("job", path, self.staging, sha(path), recipe)
         self.ledger.spooled(row.id, stamp, job.sha256, job.recipe, name, "job")
         ending = converted(job) if good else Refused(Damaged(what="x"))
         self.ledger.ended(row.id, ending)
@@ -54,7 +57,7 @@ class House:
         origin = sidecar.Origin(relpath, job.sha256, stamp.size, 0.0)
         base = relpath.with_suffix("")
         if isinstance(ending, Refused):
-            pieces = [sidecar.refusal(origin, ending.refusal, base, 0.0)]
+            pieces = [sidecar.refusal(origin, ending.refusal, base, 0.0, words.of("en"))]
         else:
             sources = {f.sha256: self.staging / f.name for f in ending.conversion.files}
             pieces = sidecar.result(origin, ending.conversion, job.recipe, base, sources, 0.0)
@@ -713,3 +716,45 @@ def test_the_hand_made_ending_differs_by_precision() -> None:
     """The two ONNX files of these tests cannot be taken for each other."""
     job = Job("j", Path("s"), Path("t"), "aa", Recipe("r"))
     assert onnx_bytes(job, "fp32") != onnx_bytes(job, "fp16")
+
+
+def faces(house: House, name: str) -> Path:
+    """Convert a voice with all faces; return the folder that MoeVoiceStudio's lies in."""
+    house.voice(name, recipe=Recipe("live", ("fp32", "fp16"), interfaces=INTERFACES))
+    return house.outbox / PurePosixPath(name).with_suffix(".moevs")
+
+
+def test_the_folders_of_a_result_go_with_it(house: House) -> None:
+    """And no other, however empty it is; the sidecar still goes first."""
+    folder = faces(house, "sub/a.pth")
+    assert len(list(folder.rglob("*.*"))) == 4
+    (house.outbox / "sub/mine").mkdir()
+    assert house.sweep(replace(WEEK, sources=None), 8 * DAY)[0] == "sub/a.json"
+    assert sorted(str(path.relative_to(house.outbox)) for path in house.outbox.rglob("*")) == ["sub", "sub/mine"]
+
+
+def test_what_somebody_has_put_into_the_folder_of_a_result_stays_with_the_folder(house: House) -> None:
+    """Only what is empty is removed."""
+    folder = faces(house, "a.pth")
+    (folder / "a-fp16" / "mine.txt").write_text("mine")
+    house.sweep(WEEK, 8 * DAY)
+    assert {str(path.relative_to(folder)) for path in folder.rglob("*")} == {"a-fp16", "a-fp16/mine.txt"}
+
+
+def test_a_folder_that_a_killed_daemon_left_goes_with_the_next_sweep(house: House) -> None:
+    """Its files were removed and the ledger does not know yet."""
+    folder = faces(house, "a.pth")
+    for path in [*house.outbox.rglob("*.json"), *house.outbox.rglob("*.onnx")]:
+        path.unlink()
+    house.sweep(WEEK, 8 * DAY)
+    assert not folder.exists()
+
+
+def test_a_link_in_the_place_of_the_folder_of_a_result_leads_nowhere(house: House, tmp_path: Path) -> None:
+    """What lies behind it stays, and so does the link."""
+    folder = faces(house, "a.pth")
+    folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(tmp_path / "elsewhere")
+    house.sweep(WEEK, 8 * DAY)
+    assert folder.is_symlink()
+    assert len(list((tmp_path / "elsewhere").rglob("*.*"))) == 4

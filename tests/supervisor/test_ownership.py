@@ -12,7 +12,7 @@ import pytest
 from kiln import Kiln, voice_bytes
 from voicekiln.folders.names import temp_name
 from voicekiln.folders.outbox import publish
-from voicekiln.folders.owner import FILES, MARKER, STALE_S
+from voicekiln.folders.owner import MARKER, STALE_S
 from voicekiln.folders.voices import State
 from voicekiln.loop import LEDGER
 from voicekiln.settings import Sweep
@@ -79,7 +79,7 @@ def test_a_clean_end_hands_over_and_nothing_is_converted_again(pair: Pair) -> No
         pair.one.drop(name)
     pair.one.drop("zoe/a.pth", voice_bytes("another"))
     pair.run(60)
-    before = {path: path.read_bytes() for path in pair.one.outbox.rglob("*.*") if path.name not in FILES}
+    before = {name: (pair.one.outbox / name).read_bytes() for name in pair.one.results()}
     pair.one.service.stop()
     pair.pause(pair.one)
     pair.run(90)
@@ -87,7 +87,7 @@ def test_a_clean_end_hands_over_and_nothing_is_converted_again(pair: Pair) -> No
     assert pair.two.asked == []
     assert {v.state for v in pair.two.ledger.voices()} == {State.DONE}
     assert len(pair.two.ledger.voices()) == 4
-    assert {path: path.read_bytes() for path in pair.one.outbox.rglob("*.*") if path.name not in FILES} == before
+    assert {name: (pair.one.outbox / name).read_bytes() for name in pair.one.results()} == before
     pair.two.drop("new.pth")
     pair.run(30)
     assert "new.json" in pair.two.results()
@@ -156,7 +156,7 @@ def test_who_comes_back_learns_what_the_other_has_done(pair: Pair) -> None:
     pair.two.drop("new.pth")
     (pair.two.inbox / "gone.pth").unlink()
     pair.run(60)
-    done = {path.name: path.read_bytes() for path in pair.two.outbox.iterdir() if path.name not in FILES}
+    done = {name: (pair.two.outbox / name).read_bytes() for name in pair.two.results()}
     pair.two.service.stop()
     pair.pause(pair.two)
     pair.running = [pair.one]
@@ -164,7 +164,7 @@ def test_who_comes_back_learns_what_the_other_has_done(pair: Pair) -> None:
     pair.one.crash()
     pair.run(90)
     assert pair.one.asked == []
-    assert {path.name: path.read_bytes() for path in pair.two.outbox.iterdir() if path.name not in FILES} == done
+    assert {name: (pair.two.outbox / name).read_bytes() for name in pair.two.results()} == done
     assert pair.one.voice("replaced.pth").sha256 == pair.two.read("replaced.json")["source"]["sha256"]
 
 

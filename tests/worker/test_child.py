@@ -298,7 +298,7 @@ class TestRealWorker:
             path = request.job.staging / file.name
             assert hashlib.sha256(path.read_bytes()).hexdigest() == file.sha256
             assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert sorted(path.name for path in request.job.staging.iterdir()) == ["fp16.onnx", "fp32.onnx"]
+        assert sorted(path.name for path in request.job.staging.iterdir()) == ["rvc.fp16.onnx", "rvc.fp32.onnx"]
         assert {event.stage for event in events if isinstance(event, At)} == set(STAGES)
 
     def test_it_writes_a_sample(self, bench: Bench, tmp_path: Path) -> None:

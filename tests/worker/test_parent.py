@@ -7,18 +7,21 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from endings import converted
 from stub_worker import Bench, convert, ending, exists, has, one_room, stub, vanishes
 from voicekiln.errors import Damaged
-from voicekiln.job import Converted, Lost, Recipe, Refused
+from voicekiln.job import Converted, Interface, Lost, Precision, Recipe, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
+from voicekiln.worker.parent import _is_asked_for
 from voicekiln.worker.process import Patience
-from voicekiln.worker.wire import Inspect, Looked, Ready
+from voicekiln.worker.wire import Finished, Inspect, Looked, Ready, Templates
 
 MakeBench = Callable[..., Bench]
 
@@ -645,3 +648,40 @@ def test_the_recipe_decides_which_files_are_due(bench: MakeBench, tmp_path: Path
     recipe = Recipe("both", ("fp32", "fp16"))
     got = ending(bench(GOOD).run(convert(tmp_path, recipe=recipe)))
     assert got == Lost("the worker answered what it was not asked")
+
+
+@pytest.mark.parametrize(
+    ("faces", "due"),
+    [
+        ([("rvc", "fp32"), ("rvc", "fp16"), ("w-okada", "fp32"), ("w-okada", "fp16")], True),
+        ([("rvc", "fp32"), ("rvc", "fp16")], True),
+        ([("rvc", "fp32"), ("rvc", "fp16"), ("w-okada", "fp32")], False),
+        ([("rvc", "fp32"), ("rvc", "fp16"), ("moevs", "fp32"), ("moevs", "fp16")], False),
+        ([("rvc", "fp32"), ("rvc", "fp32"), ("rvc", "fp16")], False),
+        ([("moevs", "fp32"), ("moevs", "fp16")], False),
+    ],
+)
+def test_a_face_comes_in_all_precisions_or_not_at_all(
+    tmp_path: Path, faces: list[tuple[Interface, Precision]], *, due: bool
+) -> None:
+    """A voice may lack one, as the worker's note says; none comes that was not asked for."""
+    request = convert(tmp_path, recipe=Recipe("live", ("fp32", "fp16"), interfaces=("rvc", "w-okada")))
+    [known] = converted(convert(tmp_path, "k", recipe=Recipe("r")).job).conversion.files
+    files = tuple(replace(known, interface=interface, precision=precision) for interface, precision in faces)
+    answer = Finished(request.id, replace(converted(request.job).conversion, files=files))
+    assert _is_asked_for(answer, request) is due
+
+
+def test_the_steps_of_templates_are_told(bench: MakeBench) -> None:
+    """There may be more of them than a voice has stages."""
+    script = """
+        ready()
+        job = hear()
+        for step in range(1, 61):
+            say("entered", id=job, stage="template", step=step, steps=60)
+        say("looked", id=job, model={}, notes=[])
+        hear()
+    """
+    events = bench(script).run(Templates("t", "build", ()))
+    assert [event.step for event in events if isinstance(event, At)] == list(range(1, 61))
+    assert isinstance(ending(bench(script).run(Templates("t", "build", ()))), Looked)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from contextlib import suppress
+from dataclasses import asdict, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 
 from endings import converted
 from voicekiln.errors import Damaged
-from voicekiln.job import Job, Recipe
+from voicekiln.job import Conversion, Job, Recipe, Speech
 from voicekiln.worker.wire import (
     MAX_LINE,
     Answer,
@@ -24,6 +25,8 @@ from voicekiln.worker.wire import (
     Entered,
     Finished,
     Inspect,
+    Judge,
+    Listen,
     Looked,
     Ready,
     Request,
@@ -54,6 +57,9 @@ def test_requests_come_out_as_they_went_in(tmp_path: Path) -> None:
         Convert(job(tmp_path), threads=3),
         Inspect("i", tmp_path / "v\udcff.pth"),
         Sample("s", tmp_path / "x"),
+        Judge("j", tmp_path / "v\udcff.onnx", tmp_path / "v.pth", long=True),
+        Listen("l", Speech(tmp_path / "m", tmp_path / "f", None, tmp_path / "o", 1, 2, None, 40_000)),
+        Listen("l", Speech(tmp_path / "m", tmp_path / "f", tmp_path / "g", tmp_path / "o", 1, 2, 3, None)),
     ]
     for request in requests:
         assert decode_request(encode(request)) == request
@@ -64,12 +70,37 @@ def test_answers_come_out_as_they_went_in(tmp_path: Path) -> None:
     answers: list[Answer] = [
         Ready({"kind": "cpu"}, {"torch": "2"}),
         Entered("j1", "template"),
+        Entered("j1", "template", 3, 12),
         Finished("j1", converted(job(tmp_path)).conversion),
         Looked("j1", {"speakers": 3, "f0": True}, ("a note",)),
         Troubled("j1", "disk full", outside=True),
     ]
     for answer in answers:
         assert decode_answer(encode(answer)) == answer
+
+
+@pytest.mark.parametrize("picture", ["", "A-_z" * 200])
+def test_a_picture_crosses_whole(tmp_path: Path, picture: str) -> None:
+    """Although it is longer than any other text may be."""
+    finished = Finished("j1", replace(converted(job(tmp_path)).conversion, picture=picture))
+    assert decode_answer(encode(finished)) == finished
+
+
+@pytest.mark.parametrize(
+    "picture",
+    ["A", "A" * 799, "A" * 801, "A" * 799 + "=", "A" * 799 + "+", "\N{ARABIC-INDIC DIGIT ONE}" * 800, "A" * 800 + "\n"],
+)
+def test_what_is_no_picture_does_not_cross(tmp_path: Path, picture: str) -> None:
+    """Exactly so many characters of exactly this alphabet."""
+    with pytest.raises(WireError, match="not a picture"):
+        decode_answer(encode(Finished("j1", replace(converted(job(tmp_path)).conversion, picture=picture))))
+
+
+def test_an_older_conversion_has_no_picture(tmp_path: Path) -> None:
+    """As older ledgers and sidecars have it."""
+    facts = asdict(converted(job(tmp_path)).conversion)
+    del facts["picture"]
+    assert Conversion.from_dict(facts).picture == ""
 
 
 def test_a_refusal_crosses_as_code_and_values() -> None:
@@ -88,7 +119,21 @@ JSON = st.recursive(
 
 KINDS = ["ready", "entered", "finished", "looked", "declined", "troubled"]
 
-FIELDS = ["id", "stage", "conversion", "model", "notes", "code", "found", "reason", "outside", "device", "versions"]
+FIELDS = [
+    "id",
+    "stage",
+    "step",
+    "steps",
+    "conversion",
+    "model",
+    "notes",
+    "code",
+    "found",
+    "reason",
+    "outside",
+    "device",
+    "versions",
+]
 
 
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
@@ -179,3 +224,13 @@ def test_an_unreadable_request_is_an_error() -> None:
     for line in (b"", b"[]", b"{}", b'{"is": "format"}', b'{"is": "convert", "job": {"id": "x"}}'):
         with pytest.raises(WireError):
             decode_request(line)
+
+
+@pytest.mark.parametrize(
+    ("step", "steps"), [(2, 1), (-1, 0), (0, 3), (1, 1001), (True, 1), (1.0, 1), ("1", 1), (None, 0)]
+)
+def test_a_step_is_one_of_those_that_there_are(step: object, steps: object) -> None:
+    """Counted from 1, and of no more than a person would wait for."""
+    line = json.dumps({"is": "entered", "id": "j1", "stage": "template", "step": step, "steps": steps})
+    with pytest.raises(WireError):
+        decode_answer(line.encode())

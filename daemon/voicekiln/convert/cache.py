@@ -139,7 +139,7 @@ def kind_of(exportable: Exportable, recipe: Recipe, precision: Precision, arithm
         precision=precision,
         arithmetic=arithmetic,
         opset=recipe.opset,
-        interface=recipe.interface,
+        interface=exportable.interface,
         made_by=template.maker(),
     )
 

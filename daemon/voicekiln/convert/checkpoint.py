@@ -118,7 +118,7 @@ def _find_tensors(entries: dict[str, Any]) -> tuple[str | None, dict[str, torch.
         if key in found and len(found[key]) >= len(top):
             return key, _only_tensors(found[key])
     if not top:
-        raise NoWeights(what=", ".join(plain(key, 40) for key in list(entries)[:6]) or "nothing at all")
+        raise NoWeights(keys=", ".join(plain(key, 40) for key in list(entries)[:6]) or "nothing at all")
     return None, top
 
 

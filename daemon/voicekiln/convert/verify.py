@@ -24,6 +24,7 @@ import torch
 from numpy.typing import NDArray
 
 from voicekiln.convert.graph import BadGraphError
+from voicekiln.convert.picture import draw
 from voicekiln.convert.threads import threads
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
@@ -68,8 +69,13 @@ class Original:
     """The nodes that draw random numbers in the file, in their order."""
 
 
-def verify(
-    path: Path, voice: Original, precision: Precision, providers: Sequence[str], lengths: Sequence[int]
+def verify(  # noqa: PLR0913, PLR0917 - what is compared with what, and how
+    path: Path,
+    voice: Original,
+    precision: Precision,
+    providers: Sequence[str],
+    lengths: Sequence[int],
+    show: Callable[[str], object] = lambda _: None,
 ) -> tuple[Fidelity, ...]:
     """Return how closely the file agrees with the network, for each provider.
 
@@ -79,6 +85,7 @@ def verify(
         precision: decides how close is close enough.
         providers: ONNX Runtime's names of those to run on.
         lengths: frames, each of them run.
+        show: gets the picture (see `picture`) of the longest run on the first provider, if that was faithful.
 
     Raises:
         NotFaithful: if the two differ by more than the family allows for that precision, the file does not run, or
@@ -88,8 +95,13 @@ def verify(
     """
     # Side by side, each with half of the threads: both are slow to share one piece of work among many.
     with ThreadPoolExecutor(1) as beside, threads(max(1, torch.get_num_threads() // 2)):
-        trials = (_Trial(path, voice, precision, provider, beside) for provider in providers)
-        return tuple(trial.judge({frames: trial.compare(frames) for frames in lengths}) for trial in trials)
+        found: list[Fidelity] = []
+        for provider in providers:
+            trial = _Trial(path, voice, precision, provider, beside)
+            found.append(trial.judge({frames: trial.compare(frames) for frames in lengths}))
+            if len(found) == 1:
+                show(draw(*trial.longest))
+        return tuple(found)
 
 
 def difference(reference: NDArray[Any], got: NDArray[Any]) -> Difference:
@@ -138,6 +150,8 @@ class _Trial:
         self.precision, self.provider = precision, provider
         self.wanted_db = self.exportable.wanted_db[precision]
         self.beside = beside
+        self.longest: tuple[NDArray[Any], NDArray[Any]] = np.zeros(0), np.zeros(0)
+        """The first outputs of the longest run so far, the network's and the file's."""
         self.opening = beside.submit(self._open, path)
         with self._running(0):
             self.sources = [_noise_source(node, provider) for node in voice.noises]
@@ -153,6 +167,8 @@ class _Trial:
             got = running.result()
         if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(wanted, got, strict=True)):
             raise self._unfaithful("no", frames)
+        if wanted[0].size > self.longest[0].size:
+            self.longest = wanted[0], got[0]
         found = [difference(a, b) for a, b in zip(wanted, got, strict=True)]
         # NumPy's minimum and maximum of anything and NaN are NaN; Python's depend on the order.
         return Difference(float(np.min([d.snr_db for d in found])), float(np.max([d.max_abs for d in found])))

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from voicekiln.families.weights import Rule
-from voicekiln.job import Port, Precision
+from voicekiln.job import Interface, Port, Precision
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +84,13 @@ class Exportable:
     metadata: Mapping[str, str]
     """For the ONNX file's `metadata_props`."""
     feed: Mapping[str, Any]
-    """For the sidecar: how to feed the ONNX (JSON values)."""
+    """For the sidecar: how to feed the ONNX, whatever its face (JSON values)."""
+    names: Mapping[str, str | None] = field(default_factory=dict)
+    """For the sidecar: under which name each thing is fed; None for what is not, because the file makes it itself."""
+    interface: Interface = "rvc"
+    """Of the graph; faces that share one file say the same."""
+    client: Mapping[str, Any] = field(default_factory=dict)
+    """What the face's client reads in a file of its own (JSON values), but for the voice's name; empty if nothing."""
     in_float32: str | None = None
     """Path of the submodule (`dec.m_source`) that stays in float32 in an fp16 file, with all that leads to its output;
     None if there is none."""
@@ -113,10 +119,11 @@ class Family(Protocol):
         """
         ...
 
-    def build(self, claim: Claim, outline: Outline) -> Exportable:
-        """Return the network of that file, without its numbers.
+    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
+        """Return the network of that file with the face `interface`, without its numbers.
 
         Raises:
-            Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape.
+            Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape; `NoSuchFace` if the voice
+                cannot have this face.
         """
         ...

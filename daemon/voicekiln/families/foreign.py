@@ -83,7 +83,7 @@ def refuse_parts(outline: Outline) -> None:
         raise Discriminator
     if not names or (outline.tensor_key in _OPTIMIZER_KEYS):
         found = ", ".join(plain(key, 40) for key in outline.keys[:6])
-        raise NoWeights(what=found or "nothing at all")
+        raise NoWeights(keys=found or "nothing at all")
 
 
 def sight(outline: Outline) -> str | None:

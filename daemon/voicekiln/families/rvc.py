@@ -12,13 +12,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from voicekiln.errors import OtherFamily, UnknownVocoder, plain
+from voicekiln.errors import NoSuchFace, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings, sample
 from voicekiln.families.base import Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
 from voicekiln.families.weights import rules
-from voicekiln.job import Precision
+from voicekiln.job import Interface, Precision
 
 VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
@@ -93,30 +93,37 @@ class Rvc:
         model |= {"extra": _extra(outline.rest)}
         return Claim(self.name, settings, model, (*_opening(outline), *notes, *_disagreements(outline, settings)))
 
-    def build(self, claim: Claim, outline: Outline) -> Exportable:
+    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
         """Return the voice's network.
 
         Raises:
             Contradiction: if the tensors are not the ones that were claimed.
+            NoSuchFace: for a voice without f0 that is to be opened by MoeVoiceStudio.
         """
         settings: Settings = claim.settings
         kept = {name: info for name, info in outline.tensors.items() if not name.startswith(TRAINING_ONLY)}
         if problems := compare(settings, folded(kept)):
             raise contradiction(problems)
         model = claim.model
+        if interface == "moevs" and not settings.f0:
+            raise NoSuchFace(interface=interface, why=rvc_feed.NO_MOEVS)
+        live = interface == "w-okada"
         return Exportable(
             graph_key=f"{self.name} {json.dumps(asdict(settings))}",
             title=f"RVC {model['version']}, {settings.sample_rate} Hz, {'f0' if settings.f0 else 'no f0'}",
-            module=network(settings),
+            module=network(settings, live=live),
             weights=rules(kept),
-            inputs=rvc_feed.inputs(settings),
-            outputs=rvc_feed.OUTPUTS,
-            sample=rvc_feed.sampler(settings),
+            inputs=rvc_feed.inputs(settings, live=live),
+            outputs=rvc_feed.LIVE_OUTPUTS if live else rvc_feed.OUTPUTS,
+            sample=rvc_feed.sampler(settings, live=live),
             wanted_db=WANTED_DB,
-            metadata=rvc_feed.metadata(model),
+            metadata=rvc_feed.live_metadata(model) if live else rvc_feed.metadata(model),
             feed=rvc_feed.feed(model, settings),
+            names=rvc_feed.names(settings, live=live),
+            interface="w-okada" if live else "rvc",
+            client=rvc_feed.moevs(model) if interface == "moevs" else {},
             in_float32="dec.m_source" if settings.f0 else None,
-            noises=("dec.m_source.l_sin_gen.noise",) if settings.f0 else (),
+            noises=("noise",) * live + ("dec.m_source.l_sin_gen.noise",) * settings.f0,
         )
 
 

@@ -18,7 +18,14 @@ from voicekiln.families.rvc_config import shown
 from voicekiln.nets.attention import Encoder
 from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
-from voicekiln.nets.rvc import PitchedSynthesizer, PlainSynthesizer, Synthesizer, TextEncoder
+from voicekiln.nets.rvc import (
+    LivePitchedSynthesizer,
+    LivePlainSynthesizer,
+    PitchedSynthesizer,
+    PlainSynthesizer,
+    Synthesizer,
+    TextEncoder,
+)
 from voicekiln.nets.source import SourceModuleHnNSF
 
 MAX_SIZE = 65_536
@@ -66,13 +73,16 @@ class Settings:
 
 
 @lru_cache(maxsize=16)
-def network(settings: Settings) -> Synthesizer:
+def network(settings: Settings, *, live: bool = False) -> Synthesizer:
     """Return the network, in eval mode and without numbers: its parameters lie on torch's meta device.
 
-    It is shared; copy it before giving it any.
+    With the face of RVC's own programs or, `live`, that of w-okada's. It is shared; copy it before giving it any.
     """
     s = settings
-    kind = PitchedSynthesizer if s.f0 else PlainSynthesizer
+    pitched, plain_kind = (
+        (LivePitchedSynthesizer, LivePlainSynthesizer) if live else (PitchedSynthesizer, PlainSynthesizer)
+    )
+    kind: type[Synthesizer] = pitched if s.f0 else plain_kind
     with torch.device("meta"):
         source = SourceModuleHnNSF(s.sample_rate, s.hop) if s.f0 else None
         encoder = Encoder(s.hidden, s.filter_channels, s.heads, s.layers, s.kernel, s.window)

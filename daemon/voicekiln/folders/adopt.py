@@ -14,11 +14,12 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from voicekiln.folders.files import open_plain
-from voicekiln.folders.names import NAME_MAX, bases, reserved
+from voicekiln.folders.files import open_folder, open_plain
+from voicekiln.folders.names import LONGEST, NAME_MAX, WAS_LONGEST, bases, reserved
 from voicekiln.folders.outbox import walk
 from voicekiln.folders.sidecar import read, read_refusal
 from voicekiln.folders.voices import Found, Published
@@ -45,7 +46,7 @@ def found_in(outbox: Path, name_max: int = NAME_MAX) -> Iterator[Found]:
     for where, folders, names, folder in walk(outbox, _pass_over):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(names):
-            if name.endswith(RESULT) and (found := _read(folder, where / name, name_max)) is not None:
+            if name.endswith(RESULT) and (found := _read(outbox, folder, where / name, name_max)) is not None:
                 yield found
 
 
@@ -54,7 +55,7 @@ def _pass_over(error: OSError) -> None:
         raise error
 
 
-def _read(folder: int, path: PurePosixPath, name_max: int) -> Found | None:
+def _read(outbox: Path, folder: int, path: PurePosixPath, name_max: int) -> Found | None:
     try:
         with open_plain(folder, path.name) as file:
             text = file.read(MAX_TOLD)
@@ -67,10 +68,11 @@ def _read(folder: int, path: PurePosixPath, name_max: int) -> Found | None:
     if told is None or not _is_of(told.relpath, base, name_max):
         return None
     files = [Published(path, "sidecar", *_identity(text))]
-    for name, onnx in told.files:
-        if name not in reserved(base.name) or _size(folder, name) != onnx.bytes:
+    for one in told.files:
+        known = replace(one, path=path.parent / one.path)
+        if str(one.path) not in reserved(base.name) or _size(outbox, folder, known.path, path.parent) != one.bytes:
             return None
-        files.append(Published(path.with_name(name), "onnx", onnx.sha256, onnx.bytes))
+        files.append(known)
     return Found(told.relpath, base, tuple(files), told.sha256, told.recipe, Converted(told.conversion))
 
 
@@ -85,15 +87,23 @@ def _is_of(relpath: PurePosixPath, base: PurePosixPath, name_max: int) -> bool:
     """Say whether results of a source may lie there, and it is told of by its true name: an odd one is not written."""
     told = str(relpath)
     odd = "\N{REPLACEMENT CHARACTER}" in told or "\\x" in told
-    return not odd and relpath.parent == base.parent and base.name in islice(bases(relpath, name_max), MAX_MARKS)
+    if odd or relpath.parent != base.parent:
+        return False
+    # Before there were several faces, longer stems had room.
+    rooms = (name_max, name_max + LONGEST - WAS_LONGEST)
+    return any(base.name in islice(bases(relpath, room), MAX_MARKS) for room in rooms)
 
 
 def _identity(text: bytes) -> tuple[str, int]:
     return hashlib.sha256(text).hexdigest(), len(text)
 
 
-def _size(folder: int, name: str) -> int | None:
+def _size(outbox: Path, folder: int, path: PurePosixPath, here: PurePosixPath) -> int | None:
+    """Return the bytes of a file in `folder`, which is `here`, or below it; not through links."""
     try:
-        return os.stat(name, dir_fd=folder, follow_symlinks=False).st_size
+        if path.parent == here:
+            return os.stat(path.name, dir_fd=folder, follow_symlinks=False).st_size
+        with open_folder(outbox, path.parent) as below:
+            return os.stat(path.name, dir_fd=below, follow_symlinks=False).st_size
     except OSError:
         return None

@@ -35,6 +35,8 @@ class Database:
             LedgerDamagedError: if the file is no ledger, is damaged, or was written by another version.
             LedgerError: if it cannot be opened.
         """
+        self.path = path
+        self._of_facts = 0
         try:
             self._open(path)
         except sqlite3.Error as error:
@@ -112,10 +114,18 @@ class Database:
 
     def set_fact(self, name: str, value: str | None) -> None:
         """Keep a fact about the daemon as a whole; None removes it."""
+        before = self._db.total_changes
         with self.together():
             self._db.execute("DELETE FROM facts WHERE name = ?", (name,))
             if value is not None:
                 self._db.execute("INSERT INTO facts VALUES (?, ?)", (name, value))
+        self._of_facts += self._db.total_changes - before
+
+    @property
+    def revision(self) -> tuple[int, int]:
+        """Another value after every change: our own, but for those of facts, and anybody else's."""
+        [row] = self._ask("PRAGMA data_version")
+        return self._db.total_changes - self._of_facts, int(row[0])
 
     def _ask(self, sql: str, values: Sequence[object] = ()) -> list[Row]:
         try:

@@ -17,6 +17,7 @@ from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import ShareAwayError
+from voicekiln.steps import Step, passed
 
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 # O_NONBLOCK: a pipe that somebody put there must not hold us up.
@@ -80,6 +81,15 @@ def _remove_one(beside: int, name: str, todo: list[str], prefix: str) -> None:
     finally:
         os.close(folder)
     os.rmdir(name, dir_fd=beside)
+
+
+def remove_if_empty(root: Path, path: PurePosixPath) -> None:
+    """Remove the folder `path` below `root` if nothing is in it."""
+    # Something is in it, it is gone, or it cannot be removed.
+    with contextlib.suppress(OSError, ShareAwayError), open_folder(root, path.parent) as parent:
+        os.rmdir(path.name, dir_fd=parent)
+        sync_folder(parent)
+        passed(Step.FOLDER_REMOVED)
 
 
 def open_plain(folder: int, name: str) -> BufferedReader:

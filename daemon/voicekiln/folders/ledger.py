@@ -146,6 +146,17 @@ class Ledger(Database):
         """Return how many voices there are in each state."""
         return {State(r["state"]): r["voices"] for r in self._ask("SELECT * FROM tally")}
 
+    def waiting_since(self, at: float) -> float | None:
+        """Return since when the oldest voice that is not at rest has waited; None if there is none.
+
+        One that was replaced waits since it changed, as its file says: evidence that is good enough for an alert,
+        unless it says that this is still to come.
+        """
+        since = "CASE WHEN changed <= ? THEN max(first_seen, changed) ELSE first_seen END"
+        voices = f"SELECT first_seen, json_extract(stamp, '$[3]') / 1e9 AS changed FROM voices WHERE {_in(WORKING)}"  # noqa: S608 - question marks only
+        [row] = self._ask(f"SELECT min({since}) AS since FROM ({voices})", (at, *WORKING))  # noqa: S608 - ours
+        return None if row["since"] is None else float(row["since"])
+
     # --- ages ---------------------------------------------------------------------------------------------------
 
     def clock_at(self, wall: float) -> float:
@@ -311,6 +322,7 @@ class Ledger(Database):
         """
         state = State.CONVERTED if isinstance(ending, Converted) else State.REFUSING
         changes: dict[str, object] = {"state": state, "ending": ending_json(ending), "reason": "", "next_try": None}
+        changes["took_ms"] = _took_ms(ending)
         self._set(voice, **(changes if of_content else changes | {"key": None}))
 
     def claim_base(self, voice: int, base: PurePosixPath, folds: Iterable[str]) -> bool:
@@ -412,10 +424,10 @@ class Ledger(Database):
             self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (text_of(NOT_READ), row.id))
         self._db.execute(
             "UPDATE voices SET state = ?, reason = '', next_try = NULL, job = NULL, finished = ?, rested = ?, "
-            "sha256 = ?, key = ?, taken = ?, ending = ?, attempts = 0, deaths = 0 WHERE relpath = ?",
+            "sha256 = ?, key = ?, taken = ?, ending = ?, took_ms = ?, attempts = 0, deaths = 0 WHERE relpath = ?",
             (
                 *(State.DONE, at, self.clock, found.sha256, key),
-                *(json.dumps(asdict(found.recipe)), ending_json(found.ending)),
+                *(json.dumps(asdict(found.recipe)), ending_json(found.ending), _took_ms(found.ending)),
                 os.fsencode(found.relpath),
             ),
         )
@@ -486,7 +498,9 @@ class Ledger(Database):
 
     def _keep_files(self, voice: int, files: Iterable[Published]) -> None:
         self._db.executemany(
-            "INSERT OR REPLACE INTO files VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "  # seen by triggers
+            "voice = excluded.voice, kind = excluded.kind, sha256 = excluded.sha256, bytes = excluded.bytes, "
+            "published = excluded.published, stamp = excluded.stamp",
             [
                 (os.fsencode(f.path), voice, f.kind, f.sha256, f.bytes, self.clock, f.stamp and text_of(f.stamp))
                 for f in files
@@ -503,6 +517,14 @@ class Ledger(Database):
             "AND NOT EXISTS (SELECT 1 FROM files WHERE files.voice = voices.id)",
             (voice, State.SETTLING, State.INCOMPLETE, *AT_REST),
         )
+
+
+def _took_ms(ending: Converted | Refused) -> int | None:
+    """Return how long a conversion took, in whole numbers, which can be added and taken away without end."""
+    match ending:
+        case Converted(conversion) if conversion.seconds:
+            return round(min(max(sum(conversion.seconds.values()), 0.0), 1e9) * 1000)  # whatever a worker says
+    return None
 
 
 def _folds(wanted: Sequence[bytes]) -> str:

@@ -15,13 +15,14 @@ import hashlib
 import os
 import re
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fnmatch import translate
 from itertools import count
 from pathlib import PurePosixPath
 
 from voicekiln.errors import plain
+from voicekiln.job import INTERFACES
 
 ENDING = ".pth"
 NAME_MAX = 255
@@ -158,8 +159,50 @@ def fold(name: str) -> str:
     return "/".join(part.rstrip(". ") for part in unicodedata.normalize("NFC", seen).split("/"))
 
 
-_ENDINGS = (".onnx", ".fp16.onnx", ".json", ".error.json")
-_LONGEST = max(map(len, _ENDINGS))
+WINDOWS = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+"""Names that nothing can have on Windows."""
+
+
+def onnx_name(base: str, mark: str, *, half: bool) -> str:
+    """Return the name of an ONNX file beside its sidecar; `mark` tells faces apart, `half` precisions."""
+    return f"{base}{mark and '.'}{mark}{'.fp16' if half else ''}.onnx"
+
+
+def moevs_names(base: str, *, half: bool) -> tuple[str, str]:
+    """Return the names, below the sidecar's folder, of an ONNX file and its JSON as MoeVoiceStudio wants them.
+
+    Both lie in one folder, whose content is copied into that client's `Models`; their names are plain enough for
+    Windows, where it runs.
+    """
+    folder = _plainest(base) + ("-fp16" if half else "")
+    return f"{base}.moevs/{folder}/{folder}_RVC.onnx", f"{base}.moevs/{folder}.json"
+
+
+BELOW = 2
+"""Folders one in another that results may need below the sidecar's."""
+
+
+def folders_below(top: PurePosixPath, paths: Iterable[PurePosixPath]) -> list[PurePosixPath]:
+    """Return the folders below `top` that lead to `paths`, the innermost first."""
+    between = {folder for path in paths for folder in path.parents if top in folder.parents}
+    return sorted(between, key=lambda folder: (-len(folder.parts), folder))
+
+
+def _plainest(base: str) -> str:
+    """Return a name that every system takes, no longer than `base` and as like it as can be."""
+    kept = "".join(c if c.isalnum() or c in " ._-~()" else "_" for c in unicodedata.normalize("NFC", base))
+    name = _shortened(kept.strip(". "), len(os.fsencode(base)), base) or "voice"
+    return f"_{name}" if WINDOWS.fullmatch(name) else name
+
+
+_FLAT = (
+    *(onnx_name("", mark, half=half) for mark in ("", *INTERFACES) if mark != "moevs" for half in (False, True)),
+    *(".json", ".error.json"),
+)
+LONGEST = max(map(len, _FLAT))
+"""Bytes of the longest ending of a result."""
+WAS_LONGEST = len(".error.json")
+"""The same before there were several faces."""
 
 
 def output_base(source_name: str, name_max: int = NAME_MAX) -> str:
@@ -169,7 +212,7 @@ def output_base(source_name: str, name_max: int = NAME_MAX) -> str:
     hexadecimal digits of the whole name's hash. `name_max` is what the outbox's file system holds, in bytes.
     """
     stem = source_name[: -len(ENDING)] if source_name[-len(ENDING) :].lower() == ENDING else source_name
-    return _shortened(stem, name_max - _LONGEST, source_name)
+    return _shortened(stem, name_max - LONGEST, source_name)
 
 
 def bases(relpath: PurePosixPath, name_max: int = NAME_MAX) -> Iterator[str]:
@@ -185,13 +228,17 @@ def bases(relpath: PurePosixPath, name_max: int = NAME_MAX) -> Iterator[str]:
 
 
 def reserved(base: str) -> tuple[str, ...]:
-    """Return all final names that the results under `base` may take; two bases may claim the same one."""
-    return tuple(base + ending for ending in _ENDINGS)
+    """Return all final names that the results under `base` may take; two bases may claim the same one.
+
+    Some lie in folders of their own and are paths from the sidecar's.
+    """
+    flat = (base + ending for ending in _FLAT)
+    return (*flat, *moevs_names(base, half=False), *moevs_names(base, half=True))
 
 
 def folds(base: PurePosixPath) -> list[str]:
     """Return the keys (`fold`) of all final paths that the results under the path `base` may take."""
-    return [fold(str(base.with_name(name))) for name in reserved(base.name)]
+    return [fold(str(base.parent / name)) for name in reserved(base.name)]
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")

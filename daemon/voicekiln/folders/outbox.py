@@ -5,6 +5,8 @@ when all files of a voice lie there complete are they renamed, the ONNX files fi
 folder is fsynced. When a result is replaced, the older sidecar goes first: a sidecar that exists tells the truth,
 no sidecar means «not finished». The outbox may be writable by strangers, so folders are opened one by one without
 following links, and a file that is not ours is never overwritten.
+
+What a client wants to find in folders of its own lies in some below the sidecar's, which go when they become empty.
 """
 
 from __future__ import annotations
@@ -15,15 +17,15 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, ShareAwayError
-from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sha256_at, sync_folder
+from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, remove_if_empty, sha256_at, sync_folder
 from voicekiln.folders.inbox import MAX_DEPTH
-from voicekiln.folders.names import shown, temp_name, temp_token
+from voicekiln.folders.names import BELOW, folders_below, shown, temp_name, temp_token
 from voicekiln.folders.voices import Kind, Published
 from voicekiln.job import FileStamp
 from voicekiln.steps import Step, passed
@@ -64,10 +66,10 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """All the files of one ending, in one folder of the outbox."""
+    """All the files of one ending, in one folder of the outbox and in folders below it."""
 
     pieces: Sequence[Piece]
-    """The ONNX files first, the sidecar (or the refusal alone) last."""
+    """The ONNX files first, the sidecar (or the refusal alone) last, whose folder is the one."""
     stale: Sequence[PurePosixPath]
     """Older files of ours that this ending replaces and that must not stay beside it."""
     ours: Mapping[PurePosixPath, Published]
@@ -92,22 +94,40 @@ def publish(
         StagingLostError: if a source is missing or has other bytes than it should.
         OSError: disk full, no permission ...: worth trying again later.
     """
-    with _folder(outbox, delivery.pieces[0].path.parent, rights) as folder:
-        for piece in delivery.pieces:
-            _check_ours(folder, piece.path, delivery)
+    top = delivery.pieces[-1].path.parent
+    try:
+        with contextlib.ExitStack() as stack:
+            parents = dict.fromkeys([top, *(piece.path.parent for piece in delivery.pieces)])
+            folders = {parent: stack.enter_context(folder_for(outbox, parent, rights)) for parent in parents}
+            return _publish(outbox, folders, delivery, rights, still)
+    finally:
+        for path in folders_below(top, [*(piece.path for piece in delivery.pieces), *delivery.stale]):
+            remove_if_empty(outbox, path)
+
+
+def _publish(
+    outbox: Path, folders: Mapping[PurePosixPath, int], delivery: Delivery, rights: Rights, still: Callable[[], None]
+) -> tuple[Published, ...]:
+    """Do as `publish`; `folders` are those of the pieces, open."""
+    vouched = _vouched_for(folders[delivery.pieces[-1].path.parent], delivery)
+    for piece in delivery.pieces:
+        _check_ours(folders[piece.path.parent], piece.path, delivery, vouched)
+    temps: list[tuple[int, str]] = []
+    for piece in delivery.pieces:
+        folder = folders[piece.path.parent]
         name_max = os.fpathconf(folder, "PC_NAME_MAX")
-        temps = [temp_name(piece.path.name, delivery.token, name_max) for piece in delivery.pieces]
-        written: list[Published] = []
-        try:
-            for temp, piece in zip(temps, delivery.pieces, strict=True):
-                written.append(_write(folder, temp, piece, rights))
-                passed(Step.TEMP_WRITTEN)
-            still()
-            _switch(folder, temps, delivery)
-        finally:
-            for temp in temps:
-                _unlink(folder, temp)
-        return tuple(_stamped(folder, published) for published in written)
+        temps.append((folder, temp_name(piece.path.name, delivery.token, name_max)))
+    written: list[Published] = []
+    try:
+        for (folder, temp), piece in zip(temps, delivery.pieces, strict=True):
+            written.append(_write(folder, temp, piece, rights))
+            passed(Step.TEMP_WRITTEN)
+        still()
+        _switch(outbox, folders, temps, delivery)
+    finally:
+        for folder, temp in temps:
+            _unlink(folder, temp)
+    return tuple(_stamped(folders[published.path.parent], published) for published in written)
 
 
 def intact(outbox: Path, files: Sequence[Published]) -> bool:
@@ -148,13 +168,20 @@ def walk(
     """Give what `os.fwalk` does, with paths below `outbox`, and no deeper than anything of ours lies."""
     for top, folders, names, folder in os.fwalk(outbox, onerror=onerror, follow_symlinks=False):
         where = PurePosixPath(Path(top).relative_to(outbox))
-        if len(where.parts) > MAX_DEPTH:
+        if len(where.parts) >= MAX_DEPTH + BELOW:
             folders.clear()
         yield where, folders, names, folder
 
 
 @contextlib.contextmanager
-def _folder(outbox: Path, relative: PurePosixPath, rights: Rights) -> Iterator[int]:
+def folder_for(outbox: Path, relative: PurePosixPath, rights: Rights) -> Iterator[int]:
+    """Yield a descriptor of a folder below the outbox, which is made where it is missing.
+
+    Raises:
+        ShareAwayError: if the outbox is not there.
+        NameTaken: if something else lies where a folder belongs.
+        OSError: if it cannot be made or opened.
+    """
     with contextlib.ExitStack() as stack:
         try:
             folder = stack.enter_context(open_folder(outbox, relative, partial(_make_folder, rights=rights)))
@@ -203,14 +230,27 @@ def _give(file: int, mode: int, gid: int | None) -> None:
 
 
 def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
-    """Write one temporary file, complete and on the disk; after a failure a part of it lies there."""
+    """Write one temporary file as `write_whole` does."""
+    sha256, size, stamp = write_whole(folder, temp, _chunks(piece), rights)
+    if piece.source is not None and sha256 != piece.sha256:
+        raise StagingLostError(f"{piece.source.name} has changed since it was verified")
+    return Published(piece.path, piece.kind, sha256, size, stamp)
+
+
+def write_whole(folder: int, temp: str, chunks: Iterable[bytes], rights: Rights) -> tuple[str, int, FileStamp]:
+    """Write a file, complete and on the disk, and return hash, length and stamp; after a failure a part of it is left.
+
+    Raises:
+        OSError: as writing does.
+        Whatever comes of `chunks`.
+    """
     _unlink(folder, temp)  # left by a crash, or planted: never written into
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     out = os.open(temp, flags, 0o600, dir_fd=folder)
     digest = hashlib.sha256()
     size = 0
     try:
-        for chunk in _chunks(piece):
+        for chunk in chunks:
             digest.update(chunk)
             size += len(chunk)
             rest = memoryview(chunk)
@@ -223,9 +263,7 @@ def _write(folder: int, temp: str, piece: Piece, rights: Rights) -> Published:
         os.close(out)
         raise
     os.close(out)  # outside of any handler: a network share says only now that the disk was full
-    if piece.source is not None and digest.hexdigest() != piece.sha256:
-        raise StagingLostError(f"{piece.source.name} has changed since it was verified")
-    return Published(piece.path, piece.kind, digest.hexdigest(), size, stamp)
+    return digest.hexdigest(), size, stamp
 
 
 def _stamped(folder: int, file: Published) -> Published:
@@ -252,28 +290,33 @@ def _chunks(piece: Piece) -> Iterator[bytes]:
         raise StagingLostError(f"{piece.source.name} cannot be read") from error
 
 
-def _switch(folder: int, temps: Sequence[str], delivery: Delivery) -> None:
+def _switch(
+    outbox: Path, folders: Mapping[PurePosixPath, int], temps: Sequence[tuple[int, str]], delivery: Delivery
+) -> None:
     """Rename everything into place: older sidecar away, ONNX files, stale files away, sidecar."""
-    last = delivery.pieces[-1].path.name
-    if len(delivery.pieces) > 1:
-        _unlink(folder, last)
+    *others, last = [(folder, temp, piece.path) for (folder, temp), piece in zip(temps, delivery.pieces, strict=True)]
+    if others:
+        _unlink(last[0], last[2].name)
         passed(Step.OLD_SIDECAR_GONE)
-    for temp, piece in zip(temps, delivery.pieces, strict=True):
-        if piece.path.name == last:
-            for path in delivery.stale:
-                _remove_own(folder, path, delivery)
-                passed(Step.STALE_REMOVED)
-            sync_folder(folder)
-        os.rename(temp, piece.path.name, src_dir_fd=folder, dst_dir_fd=folder)
-        if piece.path.name != last:
-            passed(Step.ONNX_RENAMED)
+    for folder, temp, path in others:
+        os.rename(temp, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        passed(Step.ONNX_RENAMED)
+    for path in delivery.stale:
+        _remove_own(outbox, path, delivery)
+        passed(Step.STALE_REMOVED)
+    for folder in folders.values():
+        sync_folder(folder)
+    folder, temp, path = last
+    os.rename(temp, path.name, src_dir_fd=folder, dst_dir_fd=folder)
     sync_folder(folder)
     passed(Step.SIDECAR_RENAMED)
 
 
-def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
+def _check_ours(folder: int, path: PurePosixPath, delivery: Delivery, vouched: Mapping[str, int]) -> None:
     """Raise NameTaken if a file lies under this name that is neither ours nor already what we bring."""
-    known = {piece.sha256: piece.length for piece in delivery.pieces if piece.source} | _vouched_for(folder, delivery)
+    brought = {piece.sha256: piece.length for piece in delivery.pieces if piece.source}
+    brought |= {hashlib.sha256(piece.text).hexdigest(): len(piece.text) for piece in delivery.pieces if piece.text}
+    known = {**brought, **vouched}
     if (own := delivery.ours.get(path)) is not None:
         known[own.sha256] = own.bytes
     try:
@@ -299,10 +342,11 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
         body = json.loads(text)
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return {}
-        told = [(file["sha256"], file["bytes"]) for file in body.get("onnx", [])]
-        files = {sha256: size for sha256, size in told if is_sha256(sha256) and type(size) is int}
-        return {hashlib.sha256(text).hexdigest(): len(text)} | files
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        files = [told for file in body.get("onnx", []) for told in (file, file.get("client_file"))]
+        told = [(file["sha256"], file["bytes"]) for file in files if file is not None]
+        known = {sha256: size for sha256, size in told if is_sha256(sha256) and type(size) is int}
+        return {hashlib.sha256(text).hexdigest(): len(text)} | known
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -311,13 +355,14 @@ def is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _remove_own(folder: int, path: PurePosixPath, delivery: Delivery) -> None:
+def _remove_own(outbox: Path, path: PurePosixPath, delivery: Delivery) -> None:
     """Remove a stale file if it still is what the ledger says; a changed one belongs to somebody else now."""
     own = delivery.ours[path]
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), open_folder(outbox, path.parent) as folder:
         found = sha256_at(folder, path.name, (own.bytes,))
         if found is not None and found[0] == own.sha256:
             _unlink(folder, path.name)
+            sync_folder(folder)
 
 
 def _unlink(folder: int, name: str) -> None:

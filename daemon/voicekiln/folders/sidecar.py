@@ -6,8 +6,9 @@ Whatever in them comes from the file or its name has been made plain before it g
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
@@ -15,12 +16,16 @@ from typing import Any
 
 from voicekiln import __version__
 from voicekiln.errors import Refusal, plain
-from voicekiln.folders.names import shown
+from voicekiln.folders.names import moevs_names, onnx_name, shown
 from voicekiln.folders.outbox import Piece, is_sha256
-from voicekiln.job import Conversion, OnnxFile, Recipe
+from voicekiln.folders.voices import Kind, Published
+from voicekiln.job import Conversion, OnnxFile, Recipe, staged
+from voicekiln.words import Words
 
-SCHEMA = 1
+SCHEMA = 2
 """Version of both layouts; raised when a field is removed or changes its meaning."""
+READABLE = (1, SCHEMA)
+"""In the first there was one face, which was not named."""
 
 
 MAX_VALUES = 5000
@@ -53,8 +58,8 @@ class Told:
     """Of the source."""
     recipe: Recipe
     conversion: Conversion
-    files: tuple[tuple[str, OnnxFile], ...]
-    """Names in the outbox, each with what it is."""
+    files: tuple[Published, ...]
+    """Their paths are those from the sidecar's folder, and not believed yet."""
 
 
 def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from these six
@@ -62,14 +67,20 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
 ) -> list[Piece]:
     """Return the files of a finished conversion, the sidecar last; `sources` says where the bytes lie, by hash.
 
-    A single ONNX file is `voice.onnx` whatever its precision; of two, the half one says so in its name.
+    The first face's file is `voice.onnx`, another's says in its name which it is; of two precisions the half one does.
     """
-    several = len(conversion.files) > 1
     pieces, told = [], []
-    for file in conversion.files:
-        path = _beside(base, ".fp16.onnx" if several and file.precision == "fp16" else ".onnx")
+    for file, names in zip(conversion.files, _names(base.name, conversion.files), strict=True):
+        facts = asdict(file) | {"name": shown(PurePosixPath(names[0]))}
+        path = base.parent / names[0]
         pieces.append(Piece(path, "onnx", source=sources[file.sha256], sha256=file.sha256, length=file.bytes))
-        told.append(asdict(file) | {"name": shown(PurePosixPath(path.name))})
+        if file.client:
+            pieces.append(piece := _for_client(base, names, file.client))
+            name, sha256 = shown(PurePosixPath(names[1])), hashlib.sha256(piece.text).hexdigest()
+            facts["client_file"] = {"name": name, "sha256": sha256, "bytes": len(piece.text)}
+        else:
+            del facts["client"]
+        told.append(facts)
     body = _frame(origin, at) | {
         "model": conversion.model,
         "onnx": told,
@@ -80,7 +91,30 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
         "device": conversion.device,
         "versions": conversion.versions,
     }
+    if conversion.picture:
+        body["picture"] = conversion.picture
     return [*pieces, Piece(_beside(base, ".json"), "sidecar", text=_json(body))]
+
+
+def _names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
+    """Return for each file its path from the sidecar's folder, and that of its client's file where it has one."""
+    beside = [file.interface for file in files if file.interface != "moevs"]
+    whole = {file.interface for file in files if file.precision == "fp32"}
+    found: list[tuple[str, ...]] = []
+    for file in files:
+        half = file.precision == "fp16" and file.interface in whole
+        if file.interface == "moevs":
+            found.append(moevs_names(base, half=half))
+        else:
+            found.append((onnx_name(base, "" if file.interface == beside[0] else file.interface, half=half),))
+    return found
+
+
+def _for_client(base: PurePosixPath, names: Sequence[str], facts: Mapping[str, Any]) -> Piece:
+    """Return MoeVoiceStudio's file: what the family says of the voice, and its names."""
+    path = base.parent / names[1]
+    body = {"Folder": path.stem, "Name": path.stem, **facts}
+    return Piece(path, "client", text=_json(body))
 
 
 UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError)
@@ -91,17 +125,27 @@ def read(text: bytes) -> Told | None:
     """Return what `result` wrote for a daemon; None for anything else, whoever wrote it."""
     try:
         body, relpath = _of_a_daemon(text)
-        raw = [facts | {"name": f"{facts['precision']}.onnx"} for facts in body["onnx"]]
+        raw = [{"interface": "rvc"} | facts for facts in body["onnx"]]
+        raw = [facts | {"name": staged(facts["interface"], facts["precision"])} for facts in raw]
         conversion = Conversion.from_dict(body | {"files": raw})
-        names = [facts["name"] for facts in body["onnx"]]
-        hashes = [body["source"]["sha256"], *(file.sha256 for file in conversion.files)]
-        plain_names = all(isinstance(name, str) and PurePosixPath(name).name == name for name in names)
-        if not (plain_names and all(map(is_sha256, hashes))):
+        files = tuple(
+            Published(PurePosixPath(facts["name"]), kind, facts["sha256"], facts["bytes"])
+            for entry in body["onnx"]
+            for kind, facts in _lying(entry)
+        )
+        hashes = [body["source"]["sha256"], *(file.sha256 for file in files)]
+        if not all(map(is_sha256, hashes)) or not all(type(file.bytes) is int for file in files):
             return None
-        files = tuple(zip(names, conversion.files, strict=True))
         return Told(relpath, hashes[0], Recipe.from_dict(body["recipe"]), conversion, files)
     except UNREADABLE:
         return None
+
+
+def _lying(entry: Mapping[str, Any]) -> Iterator[tuple[Kind, Mapping[str, Any]]]:
+    """Give the files that an entry of the list `onnx` names, each with its kind."""
+    yield "onnx", entry
+    if "client_file" in entry:
+        yield "client", entry["client_file"]
 
 
 def read_refusal(text: bytes) -> PurePosixPath | None:
@@ -125,7 +169,7 @@ def _of_a_daemon(text: bytes) -> tuple[dict[str, Any], PurePosixPath]:
     body: dict[str, Any] = json.loads(text)
     _must_be_plain(body, [MAX_VALUES])
     relpath, made_by = PurePosixPath(body["source"]["path"]), body["made_by"]
-    is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str) and body["schema"] == SCHEMA
+    is_daemons = made_by["name"] == "voicekiln" and isinstance(made_by["ledger"], str) and body["schema"] in READABLE
     if not (is_daemons and relpath.parts and not relpath.is_absolute() and ".." not in relpath.parts):
         raise ValueError("not a daemon's")
     return body, relpath
@@ -141,9 +185,10 @@ def _must_be_plain(value: object, left: list[int], depth: int = 0) -> None:
         _must_be_plain(one, left, depth + 1)
 
 
-def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float) -> Piece:
+def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float, words: Words) -> Piece:
     """Return the file that tells a person what is wrong, why, and what to do."""
-    body = _frame(origin, at) | {"code": why.code, "message": why.text, "hint": why.advice}
+    message, hint = words.refusal(why)
+    body = _frame(origin, at) | {"code": why.code, "language": words.language, "message": message, "hint": hint}
     return Piece(_beside(base, ".error.json"), "refusal", text=_json(body))
 
 

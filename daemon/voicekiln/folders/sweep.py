@@ -5,7 +5,7 @@ ones, and a wall clock may be set wrong by years (`Ledger.pass_time`). A file go
 class has a time to live, that has passed, its voice is not in work, and it still is what was recorded: by its stamp,
 which tells every later write, or where that differs or is not known by its hash. A file that somebody replaced is
 theirs and stays. A source goes only after its own conversion was published. Results go sidecar first, so that a
-sidecar never outlives its ONNX.
+sidecar never outlives its ONNX. Folders below the sidecar's that were made for a result go when they are empty.
 
 Sources go too unless the configuration says `never`: an inbox is a drop box, and one that a sync tool keeps equal with
 somebody's own folder needs that person's word first (`fences`).
@@ -27,8 +27,9 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from voicekiln.folders.files import NOT_A_FILE, open_folder, sha256_at, sync_folder
+from voicekiln.folders.files import NOT_A_FILE, open_folder, remove_if_empty, sha256_at, sync_folder
 from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.names import folders_below
 from voicekiln.folders.voices import Class, Item, Left, Place, Published
 from voicekiln.job import FileStamp
 from voicekiln.steps import Step, passed
@@ -153,6 +154,8 @@ def carry_out(
         for each in going:
             each.remove(hand, slice(1, None))
         hand.flush()
+    for each in going:
+        each.remove_folders()
     return [Swept(each.item, tuple(each.removed), tuple(each.kept), each.trouble) for each in going]
 
 
@@ -253,6 +256,11 @@ class _Going:
                 self.removed.append(file.path)
             else:
                 self.kept.append((file.path, why))
+
+    def remove_folders(self) -> None:
+        """Remove the folders of its own that are empty now; one that somebody has put something into stays."""
+        for path in folders_below(self.item.files[0].path.parent, [file.path for file in self.item.files]):
+            remove_if_empty(self.ground.root, path)
 
 
 def _remove(hand: _Hand, ground: Ground, file: Published) -> str | None:

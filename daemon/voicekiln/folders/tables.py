@@ -74,7 +74,41 @@ CREATE TRIGGER voice_went_on AFTER UPDATE OF state ON voices WHEN OLD.state != N
     INSERT INTO tally VALUES (NEW.state, 1) ON CONFLICT (state) DO UPDATE SET voices = voices + 1; END;
 """  # noqa: S608 - all of it is ours
 
-STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in (_FIRST, _SECOND))
+# What the status page asks: the newest of a state, and sums over all. `took_ms` is what a conversion took.
+_THIRD = """
+ALTER TABLE voices ADD COLUMN took_ms INTEGER;
+DROP INDEX voices_by_state;
+CREATE INDEX voices_by_state ON voices (state, finished);
+CREATE TABLE totals (
+    bytes_in INTEGER NOT NULL,
+    bytes_out INTEGER NOT NULL,
+    timed INTEGER NOT NULL,
+    took_ms INTEGER NOT NULL
+);
+INSERT INTO totals SELECT
+    (SELECT coalesce(sum(json_extract(stamp, '$[1]')), 0) FROM voices WHERE state = 'done'),
+    (SELECT coalesce(sum(bytes), 0) FROM files), 0, 0;
+CREATE TRIGGER result_came AFTER INSERT ON voices WHEN NEW.state = 'done' BEGIN
+    UPDATE totals SET bytes_in = bytes_in + json_extract(NEW.stamp, '$[1]'), \
+    timed = timed + (NEW.took_ms IS NOT NULL), took_ms = took_ms + coalesce(NEW.took_ms, 0); END;
+CREATE TRIGGER result_went AFTER DELETE ON voices WHEN OLD.state = 'done' BEGIN
+    UPDATE totals SET bytes_in = bytes_in - json_extract(OLD.stamp, '$[1]'), \
+    timed = timed - (OLD.took_ms IS NOT NULL), took_ms = took_ms - coalesce(OLD.took_ms, 0); END;
+CREATE TRIGGER result_was AFTER UPDATE OF state, stamp, took_ms ON voices WHEN OLD.state = 'done' BEGIN
+    UPDATE totals SET bytes_in = bytes_in - json_extract(OLD.stamp, '$[1]'), \
+    timed = timed - (OLD.took_ms IS NOT NULL), took_ms = took_ms - coalesce(OLD.took_ms, 0); END;
+CREATE TRIGGER result_is AFTER UPDATE OF state, stamp, took_ms ON voices WHEN NEW.state = 'done' BEGIN
+    UPDATE totals SET bytes_in = bytes_in + json_extract(NEW.stamp, '$[1]'), \
+    timed = timed + (NEW.took_ms IS NOT NULL), took_ms = took_ms + coalesce(NEW.took_ms, 0); END;
+CREATE TRIGGER file_came AFTER INSERT ON files BEGIN
+    UPDATE totals SET bytes_out = bytes_out + NEW.bytes; END;
+CREATE TRIGGER file_went AFTER DELETE ON files BEGIN
+    UPDATE totals SET bytes_out = bytes_out - OLD.bytes; END;
+CREATE TRIGGER file_changed AFTER UPDATE OF bytes ON files BEGIN
+    UPDATE totals SET bytes_out = bytes_out + NEW.bytes - OLD.bytes; END;
+"""
+
+STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in (_FIRST, _SECOND, _THIRD))
 """The statements of each."""
 
 LAYOUT = len(STEPS)

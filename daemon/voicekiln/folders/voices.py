@@ -41,7 +41,8 @@ REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
 IN_WORK = tuple(state for state in State if state not in REPLACEABLE)
 """The other states. No command takes a voice out of them."""
 
-Kind = Literal["source", "onnx", "sidecar", "refusal"]
+Kind = Literal["source", "onnx", "client", "sidecar", "refusal"]
+"""`client`: what a program wants to read beside an ONNX file, in a form of its own."""
 Source = Literal["there", "gone", "swept"]
 Class = Literal["sources", "results", "refusals"]
 """What has a time to live of its own."""
@@ -192,7 +193,6 @@ def read_recipe(text: str | None) -> Recipe | None:
     if text is None:
         return None
     try:
-        facts = json.loads(text)
-        return Recipe(**(facts | {"precisions": tuple(facts["precisions"])}))
-    except (ValueError, KeyError, TypeError):
+        return Recipe.from_dict(json.loads(text))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None

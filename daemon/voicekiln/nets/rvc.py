@@ -1,13 +1,14 @@
 """RVC's voice conversion network, inference only: VITS (Kim et al. 2021) with speech features in place of text.
 
-Module names are the checkpoint's own, so that a key can be found by searching. The noise
-of the prior is an input, already scaled; the only randomness inside is the source's.
+Module names are the checkpoint's own, so that a key can be found by searching. Clients differ in the names that they
+feed and in who draws the prior's noise: each kind of client has a face here, a class with the same weights. The noise
+is an input, already scaled, or drawn inside; the other randomness is the source's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import nn
@@ -16,9 +17,12 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 from voicekiln.nets.attention import Encoder
 from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
+from voicekiln.nets.noise import Noise
 
 PITCHES = 256
 """Rows of the pitch embedding: 0 is never fed, 1 is unvoiced or lowest, 255 highest."""
+RND_SCALE = 0.66666
+"""Standard deviation of the noise that the original adds to the prior, as a part of the prior's own."""
 
 
 def embedding(rows: int, channels: int) -> nn.Embedding:
@@ -74,16 +78,19 @@ class Synthesizer(nn.Module):
         phone: torch.Tensor,
         phone_lengths: torch.Tensor,
         ds: torch.Tensor,
-        rnd: torch.Tensor,
+        draw: Callable[[torch.Tensor], torch.Tensor],
         pitch: Sequence[torch.Tensor] = (),
     ) -> torch.Tensor:
-        """Return audio, (1, 1, samples); see the subclasses for the inputs."""
+        """Return audio, (1, 1, samples); see the subclasses for the inputs.
+
+        `draw` returns the prior's noise, scaled, in the shape of what it is given: (1, channels, frames).
+        """
         coarse, f0 = pitch or (None, None)
         places = torch.arange(phone.shape[1], device=phone.device)
         mask = (places < phone_lengths).to(phone.dtype)
         g = self.emb_g(ds).unsqueeze(-1)  # (1, gin_channels, 1)
         mean, log_deviation = self.enc_p(phone, mask, coarse)
-        z_p = (mean + torch.exp(log_deviation) * rnd) * mask
+        z_p = (mean + torch.exp(log_deviation) * draw(mean)) * mask
         return self.dec(self.flow(z_p, mask, g), g, f0)  # type: ignore[no-any-return]
 
 
@@ -109,7 +116,7 @@ class PitchedSynthesizer(Synthesizer):
             ds: Speaker, (1,).
             rnd: Normal noise with the wanted deviation (the original's is 0.66666), (1, channels, frames).
         """
-        return self.speak(phone, phone_lengths, ds, rnd, (pitch, pitchf))
+        return self.speak(phone, phone_lengths, ds, lambda _: rnd, (pitch, pitchf))
 
 
 class PlainSynthesizer(Synthesizer):
@@ -119,4 +126,44 @@ class PlainSynthesizer(Synthesizer):
         self, phone: torch.Tensor, phone_lengths: torch.Tensor, ds: torch.Tensor, rnd: torch.Tensor
     ) -> torch.Tensor:
         """Return audio within -1 .. 1, (1, 1, samples); inputs as in `PitchedSynthesizer`."""
-        return self.speak(phone, phone_lengths, ds, rnd)
+        return self.speak(phone, phone_lengths, ds, lambda _: rnd)
+
+
+class LiveSynthesizer(Synthesizer):
+    """A voice for w-okada's live voice changer: it draws all of its noise itself and gives a mere row of samples."""
+
+    def __init__(
+        self, enc_p: TextEncoder, flow: ResidualCouplingBlock, dec: Generator, speakers: int, gin_channels: int
+    ) -> None:
+        super().__init__(enc_p, flow, dec, speakers, gin_channels)
+        self.noise = Noise()
+
+    def speak_live(
+        self, feats: torch.Tensor, p_len: torch.Tensor, sid: torch.Tensor, pitch: Sequence[torch.Tensor] = ()
+    ) -> torch.Tensor:
+        """Return audio within -1 .. 1, (samples,); inputs as in `PitchedSynthesizer`, under that client's names."""
+        audio = self.speak(feats, p_len, sid, lambda mean: self.noise(mean) * RND_SCALE, pitch)
+        return audio.reshape(-1).clamp(-1.0, 1.0)
+
+
+class LivePitchedSynthesizer(LiveSynthesizer):
+    """With f0."""
+
+    def forward(
+        self,
+        feats: torch.Tensor,
+        p_len: torch.Tensor,
+        pitch: torch.Tensor,
+        pitchf: torch.Tensor,
+        sid: torch.Tensor,
+    ) -> torch.Tensor:
+        """See `speak_live`."""
+        return self.speak_live(feats, p_len, sid, (pitch, pitchf))
+
+
+class LivePlainSynthesizer(LiveSynthesizer):
+    """Without f0."""
+
+    def forward(self, feats: torch.Tensor, p_len: torch.Tensor, sid: torch.Tensor) -> torch.Tensor:
+        """See `speak_live`."""
+        return self.speak_live(feats, p_len, sid)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -9,15 +10,18 @@ from heapq import heappop, heappush
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
+from voicekiln import words
 from voicekiln.errors import ConfigError, NotYet, Refusal, ShareAwayError
 from voicekiln.folders.files import remove_tree
 from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.names import fold
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.folders.voices import Voice
 from voicekiln.job import Recipe
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hands import Hands
 from voicekiln.supervisor.homes import AwayError, Homes, Share
+from voicekiln.words import Words
 
 FIRST_RETRY_S = 5.0
 LAST_RETRY_S = 600.0
@@ -71,8 +75,21 @@ class Common:
     """Voices whose results wait because somebody's file lies under their name: their own affair, nobody else's."""
     without_twin: set[int] = field(default_factory=set)
     """Voices that have to be converted themselves, because their twin's results are no longer there to copy."""
+    ended: dict[int, float] = field(default_factory=dict)
+    """When each of the voices ended that are being published, in wall-clock seconds."""
     _not_before: dict[int, tuple[float, float]] = field(default_factory=dict)
     _alarms: list[tuple[float, int]] = field(default_factory=list)
+
+    @property
+    def boards(self) -> frozenset[str]:
+        """The folded names (see `names.fold`) in the outbox under which the status page and its JSON lie."""
+        status = self.settings.status
+        return frozenset(fold(str(path)) for path in (status.page, status.json) if path and not path.is_absolute())
+
+    @property
+    def words(self) -> Words:
+        """The language in which people are told what became of their files."""
+        return words.of(words.chosen(self.settings.language, os.environ))
 
     def spool(self, job: str) -> Path:
         """Return where the copy of a job's source lies."""

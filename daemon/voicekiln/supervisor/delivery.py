@@ -69,10 +69,14 @@ class Post:
         )
 
     def _claim(self, voice: Voice) -> PurePosixPath:
-        """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it."""
+        """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it.
+
+        Or if the status page has one of them.
+        """
         for base in bases(voice.relpath, self._common.name_max):
             path = voice.relpath.parent / base
-            if self._common.ledger.claim_base(voice.id, path, folds(path)):
+            names = folds(path)
+            if self._common.boards.isdisjoint(names) and self._common.ledger.claim_base(voice.id, path, names):
                 return path
         raise AssertionError("there is always another one")
 
@@ -81,7 +85,7 @@ class Post:
         return sidecar.result(self._origin(voice), conversion, recipe, base, sources, self._common.now.wall)
 
     def _refusal(self, voice: Voice, refusal: Refusal, base: PurePosixPath) -> Piece:
-        return sidecar.refusal(self._origin(voice), refusal, base, self._common.now.wall)
+        return sidecar.refusal(self._origin(voice), refusal, base, self._common.now.wall, self._common.words)
 
     def _origin(self, voice: Voice) -> sidecar.Origin:
         instance = self._common.ledger.instance
@@ -114,6 +118,7 @@ class Post:
         common.went_well(voice.id)
         common.without_twin.discard(voice.id)
         common.in_the_way.discard(voice.id)
+        common.ended.pop(voice.id, None)
         common.clear_job(voice.job)
         passed(Step.SPOOL_CLEARED)
         self._tell(voice, files)
@@ -151,6 +156,8 @@ class Post:
         def told(files: tuple[Published, ...]) -> None:
             self._under_way = False
             common.ledger.also_published(voice.id, files)
+            facts = {"file": shown(voice.relpath), "code": refusal.code, "error_file": files[0].path}
+            common.log.info("refusal.published", **facts)
 
         def not_told(_: Exception) -> None:
             self._under_way = False  # that name is taken as well; the status says why the voice waits
@@ -175,10 +182,11 @@ class Post:
                     "variant": conversion.model.get("version"),
                     "bytes": {str(f.path.name): f.bytes for f in files if f.kind == "onnx"},
                     "seconds": {stage: round(s, 2) for stage, s in conversion.seconds.items()},
-                    "snr_db": {f.precision: _snr_db(f) for f in conversion.files},
+                    "snr_db": {f"{f.interface} {f.precision}": _snr_db(f) for f in conversion.files},
                 }
             case Refused(refusal):
                 facts |= {"outcome": "refused", "code": refusal.code, "reason": refusal.text}
+                facts["error_file"] = files[0].path
         self._common.log.info("job.finished", **facts)
 
 

@@ -13,7 +13,7 @@ until it is done.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from voicekiln.errors import WorkerLost
 from voicekiln.folders.files import remove_tree
@@ -38,6 +38,10 @@ class Bench:
     keeper: Keeper
     voice: Voice | None = None
     stage: Stage | None = None
+    entered: list[Stage] = field(default_factory=list)
+    """All stages that this voice has come to, the last one last; with several files, some of them more than once."""
+    since: float = 0.0
+    """Wall-clock seconds of the last step."""
     warm: bool = False
     """Whether its process has done a job: it is up, and has taken about as much memory as it ever will."""
 
@@ -85,7 +89,8 @@ class Dispatch:
             case Ready(device, versions):
                 self._greet(device, versions)
             case At(_, stage) if voice is not None:
-                bench.stage = stage
+                bench.stage, bench.since = stage, self._common.now.wall
+                bench.entered.append(stage)
                 log.debug("stage.entered", file=shown(voice.relpath), stage=stage)
             case Said(text):
                 log.warning("worker.said", file=None if voice is None else shown(voice.relpath), text=text)
@@ -186,7 +191,7 @@ class Dispatch:
         passed(Step.STARTED)
         facts = {"recipe": recipe.name, "attempt": started.attempts, "threads": threads}
         common.log.info("job.started", file=shown(voice.relpath), **facts)
-        bench.voice = started
+        bench.voice, bench.entered, bench.since = started, [], common.now.wall
         job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe)
         bench.keeper.begin(Convert(job, threads), self._common.now.mono)
         passed(Step.SENT)
@@ -198,6 +203,7 @@ class Dispatch:
             return
         self._common.went_well(voice.id)
         self._common.ledger.ended(voice.id, ending)
+        self._common.ended[voice.id] = self._common.now.wall
         passed(Step.ENDED)
         if voice.job is not None:  # the copy has done its work, and the outbox may be stuck for long
             self._common.clear_copy(voice.job)

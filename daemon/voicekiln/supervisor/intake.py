@@ -119,6 +119,12 @@ class Intake:
         """Whether a scan has succeeded so recently that what the ledger says of the inbox is true."""
         return self._common.now.mono - self._good <= 2 * self.every_s + LEAST_BETWEEN_SCANS_S
 
+    @property
+    def last_scan(self) -> float | None:
+        """Wall-clock seconds of the last scan that succeeded; None before the first."""
+        now = self._common.now
+        return None if self._good == float("-inf") else now.wall - (now.mono - self._good)
+
     def look_soon(self) -> None:
         """An event came: scan as soon as the last scan is long enough ago."""
         self._due = float("-inf")

@@ -55,6 +55,11 @@ class Sweeper:
             return float("inf")
         return self._common.now.mono if self._plan is not None or self._to_look else self._due
 
+    @property
+    def next_sweep(self) -> float:
+        """The monotonic time at which the next sweep begins."""
+        return self._due
+
     def step(self) -> None:
         """Start a sweep if one is due or asked for, or hand over the next piece of the one under way."""
         common = self._common
@@ -178,7 +183,8 @@ def tell_swept(log: Log, swept: Swept, age_s: float) -> None:
     """Write into the log what a sweep did to a voice."""
     if swept.removed:
         files = [shown(path) for path in swept.removed]
-        log.info("file.swept", file=files[0], files=len(files), of=swept.item.of, age_s=round(age_s))
+        size = sum(file.bytes for file in swept.item.files if file.path in swept.removed)
+        log.info("file.swept", file=files[0], files=len(files), bytes=size, of=swept.item.of, age_s=round(age_s))
     for path, why in swept.kept[:1]:
         log.warning("file.kept", file=shown(path), files=len(swept.kept), of=swept.item.of, reason=why)
 

@@ -22,7 +22,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, cast
+from typing import BinaryIO, Protocol, cast
 
 from voicekiln.errors import Refusal, plain
 from voicekiln.job import Stage
@@ -35,6 +35,8 @@ from voicekiln.worker.wire import (
     Entered,
     Finished,
     Inspect,
+    Judge,
+    Listen,
     Looked,
     Ready,
     Request,
@@ -52,7 +54,16 @@ PR_SET_PDEATHSIG = 1
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 """Errors of the machine, not of the file."""
 
-Work = Callable[[Request, Callable[[Stage], None]], Answer]
+
+class Enter(Protocol):
+    """Is told of each stage that begins, and of each step of one whose number of them is known."""
+
+    def __call__(self, stage: Stage, step: int = 0, steps: int = 0, /) -> None:
+        """Pass it on."""
+        ...
+
+
+Work = Callable[[Request, Enter], Answer]
 """Does a request, calls its second argument at each stage, returns what to answer."""
 
 
@@ -97,8 +108,8 @@ def serve(requests: Iterator[Request], work: Work, say: Callable[[Answer], None]
 def _attempt(request: Request, work: Work, say: Callable[[Answer], None]) -> bool:
     """Answer a request; return False if this process had better go."""
 
-    def entered(stage: Stage) -> None:
-        say(Entered(request.id, stage))
+    def entered(stage: Stage, step: int = 0, steps: int = 0, /) -> None:
+        say(Entered(request.id, stage, step, steps))
 
     try:
         say(work(request, entered))
@@ -189,13 +200,16 @@ def _workshop(templates: Path) -> tuple[Work, Ready]:
     from voicekiln.convert.cache import Cache  # noqa: PLC0415 - as above
     from voicekiln.convert.pipeline import Pipeline, inspect  # noqa: PLC0415 - as above
     from voicekiln.families import sample  # noqa: PLC0415 - as above
+    from voicekiln.judge.face import UnfitError  # noqa: PLC0415 - as above
+    from voicekiln.judge.listen import listen  # noqa: PLC0415 - as above
+    from voicekiln.judge.verdict import judge  # noqa: PLC0415 - as above
 
     ready = Ready(device.device(), device.versions())
     pipeline = Pipeline(Cache(templates))
 
     most_threads = torch.get_num_threads() if "OMP_NUM_THREADS" in os.environ else sys.maxsize
 
-    def work(request: Request, entered: Callable[[Stage], None]) -> Answer:
+    def work(request: Request, entered: Enter) -> Answer:
         match request:
             case Convert(job, threads):
                 torch.set_num_threads(min(threads, most_threads))  # ONNX Runtime is told the same when it starts
@@ -208,8 +222,18 @@ def _workshop(templates: Path) -> tuple[Work, Ready]:
                 return Looked(name, {}, ())
             case Templates(name, verb, recipes):
                 return Looked(name, pipeline.templates(verb, recipes, entered), ())
+            case Judge(name, model, checkpoint, long):
+                return Looked(name, judge(model, checkpoint, entered, long=long), ())
+            case Listen(name, speech):
+                return Looked(name, *listen(speech, entered))
 
-    return work, ready
+    def tried(request: Request, entered: Enter) -> Answer:
+        try:
+            return work(request, entered)
+        except UnfitError as unfit:
+            return Looked(request.id, {"trouble": str(unfit), "hint": unfit.hint}, ())
+
+    return tried, ready
 
 
 def _is_outside(error: Exception) -> bool:

@@ -22,10 +22,12 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class At:
-    """The request under way has entered a stage."""
+    """The request under way has entered a stage, or a step of it (see `Entered`)."""
 
     id: str
     stage: Stage
+    step: int = 0
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,30 +14,35 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
-from voicekiln.job import PRECISIONS, STAGES, Converted, Ending, Lost, Refused
+from voicekiln.job import INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
 from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.shift import NEVER, Limits, Shift
 from voicekiln.worker.wire import (
+    MAX_STEPS,
     Answer,
     Convert,
     Declined,
     Entered,
     Finished,
+    Listen,
     Looked,
     Ready,
     Request,
+    Templates,
     Troubled,
     WireError,
     decode_answer,
     encode,
 )
 
-MAX_ENTERED = 4 * len(STAGES)
-"""How often a job may say that it has entered a stage: some are entered once for each precision."""
+MAX_FILES = len(PRECISIONS) * len(INTERFACES)
+MAX_ENTERED = 2 * MAX_FILES * len(STAGES)
+"""How often a job may say that it has entered a stage: some are entered once for each file, or twice if need be."""
 
 
 @dataclass
@@ -209,10 +214,10 @@ class Worker:
             shift.condemn("the worker spoke out of turn", Rung.KILL, now)
             return
         match answer:
-            case Entered() if task.entered < MAX_ENTERED:
+            case Entered() if task.entered < _most_entered(task.request):
                 task.entered += 1
                 shift.enter(answer.stage, now)
-                self._events.append(At(answer.id, answer.stage))
+                self._events.append(At(answer.id, answer.stage, answer.step, answer.steps))
             case Finished() if _is_asked_for(answer, task.request):
                 self._end(Converted(answer.conversion), now)
             case Looked() if not isinstance(task.request, Convert):
@@ -250,18 +255,28 @@ class Worker:
             self._abandoned.remove(process)
 
 
+def _most_entered(request: Request) -> int:
+    """Return how often it may say that it has entered a stage or a step of one."""
+    return MAX_STEPS if isinstance(request, Templates | Listen) else MAX_ENTERED
+
+
 def _is_asked_for(answer: Finished, request: Request) -> bool:
-    """Say whether the files are those that the recipe wants, each of them once, and verified if it wants that."""
+    """Say whether the files are those that the recipe wants, each of them once, and verified if it wants that.
+
+    An interface that the voice cannot have is left out as a whole; the worker's note says why.
+    """
     if not isinstance(request, Convert):
         return False
     recipe, files = request.job.recipe, answer.conversion.files
     verified = all(bool(file.fidelity) == (recipe.verify != "off") for file in files)
-    return verified and sorted(file.precision for file in files) == sorted(recipe.precisions)
+    faces = {file.interface for file in files} & set(recipe.interfaces)
+    wanted = sorted(product(faces, recipe.precisions))
+    return verified and bool(files) and sorted((file.interface, file.precision) for file in files) == wanted
 
 
 def _enough(deadlines: Mapping[str, float]) -> float:
-    """Return more processor time than a file can need: all cores, all the time; most stages come once per precision."""
-    return (os.cpu_count() or 1) * sum(len(PRECISIONS) * deadlines.get(stage, 0.0) for stage in STAGES)
+    """Return more processor time than a file can need: all cores, all the time; most stages come once per file."""
+    return (os.cpu_count() or 1) * sum(MAX_FILES * deadlines.get(stage, 0.0) for stage in STAGES)
 
 
 def _child_command(device: str, rooms: Rooms, memory_bytes: int) -> list[str]:

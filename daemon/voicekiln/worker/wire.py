@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voicekiln.errors import Refusal, plain
-from voicekiln.job import STAGES, Conversion, Job, Recipe, Stage
+from voicekiln.job import PICTURE, STAGES, Conversion, Job, Recipe, Speech, Stage
 
 MAX_LINE = 64 * 1024
 """Bytes. A longer line means that the worker has gone mad; it is killed."""
@@ -24,6 +24,9 @@ MAX_DEPTH = 8
 
 MAX_DIGITS = 18
 """Of a whole number in an answer; every such number fits into 64 bits and into the ledger."""
+
+MAX_STEPS = 1000
+"""That a stage may be said to have."""
 
 
 class WireError(Exception):
@@ -71,6 +74,25 @@ class Templates:
 
 
 @dataclass(frozen=True, slots=True)
+class Judge:
+    """Request: say whether an ONNX file is the voice of a checkpoint."""
+
+    id: str
+    model: Path
+    checkpoint: Path
+    long: bool
+    """Whether ten seconds are compared as well."""
+
+
+@dataclass(frozen=True, slots=True)
+class Listen:
+    """Request: let an ONNX file speak."""
+
+    id: str
+    speech: Speech
+
+
+@dataclass(frozen=True, slots=True)
 class Ready:
     """The worker is up: what it runs on."""
 
@@ -81,10 +103,13 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Entered:
-    """The job with this id has entered a stage."""
+    """The job with this id has entered a stage, or the next step of one that is known to have several."""
 
     id: str
     stage: Stage
+    step: int = 0
+    """Which one begins, counted from 1; 0 where nobody knows how many there are."""
+    steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +122,11 @@ class Finished:
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """`Inspect`, `Sample` or `Templates` is done."""
+    """All but `Convert` is done."""
 
     id: str
     model: dict[str, Any]
-    """What was found (JSON values)."""
+    """What was found (JSON values); of `Judge` and `Listen` only `trouble` and `hint` if they could not be done."""
     notes: tuple[str, ...]
 
 
@@ -122,7 +147,7 @@ class Troubled:
     outside: bool
 
 
-Request = Convert | Inspect | Sample | Templates
+Request = Convert | Inspect | Sample | Templates | Judge | Listen
 Answer = Ready | Entered | Finished | Looked | Declined | Troubled
 
 
@@ -159,7 +184,7 @@ def decode_request(line: bytes) -> Request:
         match body.pop("is"):
             case "convert":
                 raw = body["job"]
-                recipe = _recipe(raw["recipe"])
+                recipe = Recipe.from_dict(raw["recipe"])
                 paths = {key: Path(raw[key]) for key in ("source", "staging")}
                 return Convert(Job(**(raw | paths | {"recipe": recipe})), _threads(body["threads"]))
             case "inspect":
@@ -167,7 +192,13 @@ def decode_request(line: bytes) -> Request:
             case "sample":
                 return Sample(body["id"], Path(body["target"]))
             case "templates":
-                return Templates(body["id"], body["verb"], tuple(map(_recipe, body["recipes"])))
+                return Templates(body["id"], body["verb"], tuple(map(Recipe.from_dict, body["recipes"])))
+            case "judge":
+                return Judge(body["id"], Path(body["model"]), Path(body["checkpoint"]), body["long"])
+            case "listen":
+                raw = body["speech"]
+                paths = {key: raw[key] and Path(raw[key]) for key in ("model", "features", "f0", "target")}
+                return Listen(body["id"], Speech(**(raw | paths)))
             case other:
                 raise WireError(f"unknown request {other!r}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -200,7 +231,7 @@ def _answer(body: dict[str, Any]) -> Answer:
         case "entered":
             if body["stage"] not in STAGES:
                 raise ValueError("an unknown stage")
-            return Entered(_id(body), body["stage"])
+            return Entered(_id(body), body["stage"], *_steps(body.get("step", 0), body.get("steps", 0)))
         case "finished":
             return Finished(_id(body), Conversion.from_dict(_dict(body["conversion"])))
         case "looked":
@@ -216,14 +247,16 @@ def _answer(body: dict[str, Any]) -> Answer:
             raise ValueError("an unknown message")
 
 
-def _recipe(raw: dict[str, Any]) -> Recipe:
-    return Recipe(**(raw | {"precisions": tuple(raw["precisions"])}))
-
-
 def _threads(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise ValueError("expected a number of threads")
     return value
+
+
+def _steps(step: object, steps: object) -> tuple[int, int]:
+    if type(step) is not int or type(steps) is not int or not min(1, steps) <= step <= steps <= MAX_STEPS:
+        raise ValueError("a step that there cannot be")
+    return step, steps
 
 
 def _id(body: dict[str, Any]) -> str:
@@ -267,7 +300,7 @@ def _clean(value: Any, depth: int = 0) -> Any:  # noqa: ANN401 - decoded JSON
         raise ValueError("a message nested too deeply")
     match value:
         case str():
-            return plain(value)
+            return value if PICTURE.fullmatch(value) else plain(value)  # which is longer than other texts, and plain
         case list():
             return [_clean(item, depth + 1) for item in value]
         case dict():

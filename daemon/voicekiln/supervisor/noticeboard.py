@@ -1,0 +1,270 @@
+"""When the status page and its JSON are written, and that nothing else suffers by it.
+
+Only the owner of the outbox writes, and only when something that is shown has changed; otherwise once an hour, so that
+`Board.promised` is true and disks may sleep. The larger the page, the rarer. It is an ornament: whatever goes wrong
+with it is told once and tried again later, and no voice waits for it longer than for the writing itself.
+
+What stands at its place before is written over only if it is ours (`folders.boards`). Where the boards lay is kept in
+the ledger, so that the old ones go when they are moved or switched off, also while no daemon ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from voicekiln.errors import LedgerStuckError, NameTaken, NotOwnerError, ShareAwayError, plain
+from voicekiln.folders.boards import BoardFile, put_up, take_down
+from voicekiln.folders.census import Census
+from voicekiln.folders.outbox import Rights
+from voicekiln.page.board import JSON_BEGINNING, PAGE_BEGINNING, Board
+from voicekiln.page.facts import as_json
+from voicekiln.settings import Settings, Status
+from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.ownership import Ownership
+from voicekiln.supervisor.survey import MINUTE_S, Moment, Survey
+from voicekiln.words import Words
+
+BOARDS = "boards"
+"""Fact in the ledger: the paths of boards that may be there, as JSON."""
+
+PROMISES_S = (600.0, 3600.0)
+"""The next board comes within so many seconds while there is something to do, and otherwise."""
+MARGIN_S = 300.0
+"""So much earlier it is begun, because the hands may be at something else."""
+
+LEAST_PAUSE_S = 10.0
+LONGEST_PAUSE_S = 240.0
+BYTES_A_SECOND = 100_000
+TIMES_AS_LONG = 20
+"""After a board there is none for ten seconds, or for longer if it was large or took long to write."""
+
+FAILED_PAUSE_S = 60.0
+
+Render = Callable[[Board, Words, str], Iterable[str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the hands bring back."""
+
+    board: Board
+    digest: bytes
+    """Of what is shown, but for what changes all the time."""
+    bytes: int | None
+    """None if all was as before, so that nothing was written."""
+    took_s: float
+    troubles: tuple[str, ...]
+
+
+class DefectError(Exception):
+    """The page could not be made."""
+
+
+class Noticeboard:
+    """See the module."""
+
+    def __init__(self, common: Common, ownership: Ownership, moment: Callable[[], Moment]) -> None:
+        """`moment` tells what the loop knows now."""
+        self._common = common
+        self._must_be_sure = ownership.must_be_sure
+        self._moment = moment
+        self._under_way = False
+        self._seen: object = None
+        """What the ledger and the loop were like when the last board was begun."""
+        self._digest = b""
+        self._not_before = float("-inf")
+        self._beat = float("-inf")
+        """Monotonic time at which a board is due in any case."""
+        self._valid = (float("-inf"), float("inf"))
+        """The wall-clock times between which nobody doubts the last board."""
+        self._told: set[str] = set()
+
+    def due(self) -> float:
+        """Return the monotonic time of the next board, as far as it is known now."""
+        if self._under_way or not self._concerned():
+            return float("inf")
+        changed = self._seen != self._state()
+        return max(self._not_before, self._common.now.mono if changed else self._beat)
+
+    def step(self) -> None:
+        """Begin a board if something has changed and the last one is long enough ago; for the owner of the outbox."""
+        now = self._common.now
+        if not self._valid[0] <= now.wall < self._valid[1]:  # the machine has slept, or its clock was set
+            self._beat = float("-inf")
+        if "outbox" not in self._common.away and now.mono >= self.due():
+            self._begin(stopped=False)
+
+    def last(self) -> None:
+        """Begin the board that says that the daemon has come to its end; for the owner of the outbox."""
+        if "outbox" not in self._common.away and self._concerned():
+            self._begin(stopped=True)
+
+    def _concerned(self) -> bool:
+        return bool(_paths(self._common.settings.status)) or self._common.ledger.fact(BOARDS) is not None
+
+    def _state(self) -> object:
+        """Return what has to differ for the board to differ; asked at every tick."""
+        common, moment = self._common, self._moment()
+        return common.ledger.revision, moment.at_work, moment.troubles, common.settings, common.words.language
+
+    def _begin(self, *, stopped: bool) -> None:
+        common, settings = self._common, self._common.settings
+        before = set(json.loads(common.ledger.fact(BOARDS) or "[]"))
+        wanted = set(map(str, _paths(settings.status)))
+        if wanted - before:  # noted before there is anything, so that none is ever forgotten
+            common.ledger.set_fact(BOARDS, json.dumps(sorted(before | wanted)))
+        self._under_way, self._seen = True, self._state()
+        known = b"" if stopped or common.now.mono >= self._beat else self._digest
+        work = _Work(common, settings, common.words, self._must_be_sure, sorted(before - wanted))
+        moment = self._moment()
+        common.hands.do(
+            "writing the status page",
+            lambda: work.carry_out(moment, known, stopped=stopped),
+            lambda written: self._written(written, settings.status),
+            self._failed,
+        )
+
+    def _written(self, written: Written, status: Status) -> None:
+        now, board = self._common.now, written.board
+        self._under_way = False
+        self._tell(written.troubles)
+        if written.troubles:
+            self._seen, self._digest, self._not_before = None, b"", now.mono + FAILED_PAUSE_S
+            return
+        self._digest = written.digest
+        pause_s = max(LEAST_PAUSE_S, (written.bytes or 0) / BYTES_A_SECOND, TIMES_AS_LONG * written.took_s)
+        self._not_before = now.mono + min(LONGEST_PAUSE_S, pause_s)
+        if written.bytes is not None:
+            self._beat = now.mono + board.promised - board.written - MARGIN_S
+            self._valid = board.written - MINUTE_S, board.promised - MARGIN_S
+        kept = json.dumps(sorted(map(str, paths))) if (paths := _paths(status)) else None
+        if kept != self._common.ledger.fact(BOARDS):
+            self._common.ledger.set_fact(BOARDS, kept)
+
+    def _failed(self, error: Exception) -> None:
+        """The share went away, it may be another's now, or the ledger does not answer."""
+        self._under_way, self._seen, self._digest = False, None, b""
+        self._not_before = self._common.now.mono + LEAST_PAUSE_S
+        self._common.heard(error)
+        if not isinstance(error, ShareAwayError):
+            self._tell([plain(str(error))])
+
+    def _tell(self, troubles: Collection[str]) -> None:
+        """Say once what is wrong, until it was right."""
+        for trouble in sorted(set(troubles) - self._told):
+            self._common.log.warning("board.failed", reason=trouble)
+        self._told = set(troubles)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    """What the hands do."""
+
+    common: Common
+    settings: Settings
+    words: Words
+    must_be_sure: Callable[[], None]
+    gone: Sequence[str]
+    """Paths at which there shall be none any more."""
+
+    def carry_out(self, moment: Moment, known: bytes, *, stopped: bool) -> Written:
+        """Remove and write what there is to, but write nothing if its digest is `known`.
+
+        Raises:
+            AwayError: if the outbox is away.
+            NotOwnerError: if another daemon may have taken over.
+            OSError: if the ledger does not answer.
+            LedgerDamagedError: if it is damaged, which is no affair of the page alone.
+        """
+        self.common.homes.check("outbox")
+        self.must_be_sure()
+        began = time.monotonic()
+        board = self._board(moment, stopped=stopped)
+        manner = (self.settings.status, self.settings.publish, self.words.language)
+        digest, size = _digest(board, repr(manner)), 0
+        troubles: list[str] = []
+        for path in self.gone:
+            with _noting(troubles):
+                take_down(self._file(Path(path)))
+        status = self.settings.status
+        for place, render in ((status.page, _page), (status.json, as_json)):
+            if place is not None and digest != known:
+                with _noting(troubles):
+                    size += self._put_up(place, render, board)
+        return Written(board, digest, None if digest == known else size, time.monotonic() - began, tuple(troubles))
+
+    def _board(self, moment: Moment, *, stopped: bool) -> Board:
+        free = os.statvfs(self.settings.outbox)
+        try:
+            with Census(self.common.ledger.path) as census:
+                survey = Survey(census, moment, self.settings.sweep)
+                return survey.board(PROMISES_S, free.f_bavail * free.f_frsize, stopped=stopped)
+        except LedgerStuckError as error:  # the loop finds out for itself whether that is the end
+            raise OSError(str(error)) from error
+
+    def _put_up(self, path: Path, render: Render, board: Board) -> int:
+        publish, outbox = self.settings.publish, self.settings.outbox
+        try:
+            rights = Rights(publish.mode, publish.folder_mode, publish.gid)
+        except KeyError as error:
+            raise OSError(f"there is no group {publish.group} any more") from error
+        way = os.path.relpath(outbox, outbox / path.parent)
+        pieces = _guarded(render(board, self.words, "" if way == "." else way))
+        return put_up(self._file(path), pieces, rights, f"{self.common.ledger.instance}board", self.must_be_sure)
+
+    def _file(self, path: Path) -> BoardFile:
+        root, below = (path.parent, path.name) if path.is_absolute() else (self.settings.outbox, path)
+        return BoardFile(root, PurePosixPath(below), (PAGE_BEGINNING, JSON_BEGINNING))
+
+
+@contextmanager
+def _noting(troubles: list[str]) -> Iterator[None]:
+    """Note what goes wrong: one file that cannot be written does not keep the other."""
+    try:
+        yield
+    except NotOwnerError:
+        raise
+    except NameTaken as error:
+        troubles.append(f"{error.found['name']} is there already and is no folder")
+    except (OSError, ShareAwayError, DefectError) as error:
+        troubles.append(plain(str(error)))
+
+
+def _paths(status: Status) -> list[Path]:
+    return [path for path in (status.page, status.json) if path is not None]
+
+
+def _page(board: Board, words: Words, outbox: str) -> Iterable[str]:
+    from voicekiln.page.render import render  # noqa: PLC0415 - megabytes, for those who want a page
+
+    return render(board, words, outbox)
+
+
+def _guarded(pieces: Iterable[str]) -> Iterator[str]:
+    try:
+        yield from pieces
+    except Exception as error:  # whatever it is: a defect in an ornament must not stop the work, and the log tells it
+        raise DefectError(f"the page cannot be made: {type(error).__name__}: {error}") from error
+
+
+def _digest(board: Board, manner: str) -> bytes:
+    """Return what differs if anything does that people would miss, or where and how it is shown.
+
+    Row by row, because it may be thousands.
+    """
+    rows = (*board.in_work, *board.waiting, *board.refused, *board.done)
+    totals = replace(board.totals, free_bytes=None)
+    rest = replace(
+        board, written=0, promised=0, last_scan=None, totals=totals, in_work=(), waiting=(), refused=(), done=()
+    )
+    digest = hashlib.sha256(manner.encode(errors="surrogatepass"))
+    for part in (rest, *rows):
+        digest.update(repr(part).encode(errors="surrogatepass"))
+    return digest.digest()

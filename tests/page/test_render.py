@@ -1,0 +1,185 @@
+"""What is written into the page: escaped, linked, under its own policy; no browser is needed to see that."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from urllib.parse import unquote_to_bytes
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import boards
+from boards import NOW
+from voicekiln import words
+from voicekiln.page.board import PAGE_BEGINNING, Board
+from voicekiln.page.facts import link
+from voicekiln.page.render import _size, render
+
+EVIL = "<i>&\"'{{1}}</noscript><script>"
+
+
+def page(board: Board, outbox: str = "") -> str:
+    return "".join(render(board, words.of("en"), outbox))
+
+
+class Parsed(HTMLParser):
+    """The elements of a page with their attributes, and its text."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+    def links(self) -> list[str]:
+        return [attributes["href"] or "" for tag, attributes in self.elements if tag == "a"]
+
+
+def everywhere(board: Board, text: str) -> Board:
+    """Return the board with a text in every place that holds one."""
+    return replace(
+        board,
+        version=text,
+        device=text,
+        troubles=(text,),
+        in_work=tuple(replace(voice, file=text, recipe=text) for voice in board.in_work),
+        waiting=tuple(replace(voice, file=text, reason=text) for voice in board.waiting),
+        refused=tuple(replace(voice, file=text, error_file=text) for voice in board.refused),
+        done=tuple(
+            replace(
+                voice,
+                file=text,
+                recipe=text,
+                family=text,
+                version=text,
+                sidecar=text,
+                notes=(text,),
+                files=tuple(replace(file, path=text) for file in voice.files),
+            )
+            for voice in board.done
+        ),
+    )
+
+
+def test_every_text_is_escaped_wherever_it_stands() -> None:
+    """A hostile text in all places makes the elements that a harmless one makes, no more and no others."""
+    board = replace(boards.full(), done=boards.full().done[:4])
+    harmless, hostile = (Parsed(page(everywhere(board, text))) for text in ("x", EVIL))
+    assert [tag for tag, _ in hostile.elements] == [tag for tag, _ in harmless.elements]
+    assert [set(attributes) for _, attributes in hostile.elements] == [set(a) for _, a in harmless.elements]
+    assert any(EVIL in text for text in hostile.text)
+
+
+def test_script_and_style_are_those_of_the_policy() -> None:
+    """Their hashes stand in the policy, which allows nothing else but images in the page itself."""
+    html = page(boards.full())
+    policy = next(a["content"] for tag, a in Parsed(html).elements if a.get("http-equiv") == "Content-Security-Policy")
+    for kind in ("script", "style"):
+        (text,) = re.findall(rf"<{kind}>(.*?)</{kind}>", html, re.DOTALL)
+        digest = base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+        assert f"{kind}-src 'sha256-{digest}';" in str(policy)
+    assert str(policy).startswith("default-src 'none';")
+    assert "unsafe" not in str(policy)
+    assert not re.search(r"<[a-z][^>]* (style|on[a-z]+)=", html)
+
+
+def test_it_begins_as_a_daemon_knows_its_own() -> None:
+    """By these lines a daemon sees that it may write the file over."""
+    assert page(boards.board([])).startswith(PAGE_BEGINNING)
+
+
+@given(st.lists(st.binary(min_size=1, max_size=8).filter(lambda name: not set(name) & set(b"/\0")), min_size=1))
+def test_a_link_is_the_path_byte_for_byte(names: list[bytes]) -> None:
+    """Whatever bytes a name has: the URL is plain ASCII, relative, and leads to it."""
+    url = link(os.fsdecode(b"/".join(names)))
+    assert unquote_to_bytes(url) == b"/".join(names)
+    assert re.fullmatch(r"[A-Za-z0-9%/._~-]+", url)
+    assert link(os.fsdecode(names[0]), "../out put") == f"../out%20put/{link(os.fsdecode(names[0]))}"
+
+
+def test_a_page_elsewhere_links_to_the_outbox() -> None:
+    """All its links go the way that it is told."""
+    links = Parsed(page(boards.full(), "../outbox")).links()
+    assert len(links) > 50
+    assert all(url.startswith("../outbox/") for url in links)
+
+
+def test_swept_results_have_no_links() -> None:
+    """The row stays and says so."""
+    html = page(boards.board([boards.done(1, "gone.pth", swept=True)]))
+    assert Parsed(html).links() == []
+    assert "The files have been removed." in html
+
+
+@pytest.mark.parametrize("picture", ["", "AAAA", "<svg onload=alert(1)>"])
+def test_a_voice_without_a_picture_has_its_row(picture: str) -> None:
+    """What is no picture is left out, and no other word of the row with it."""
+    with_it, without = (
+        page(boards.board([replace(boards.done(1), picture=p)])) for p in (boards.done(1).picture, picture)
+    )
+    assert re.sub(r"<noscript>.*?</noscript>", "", with_it, flags=re.DOTALL) == without
+    assert "<noscript>" in with_it
+
+
+def test_an_unverified_voice_claims_no_fidelity() -> None:
+    """No number of decibels stands beside it."""
+    voice = boards.done(2)
+    files = tuple(replace(file, snr_db=None) for file in voice.files)
+    html = page(boards.board([replace(voice, files=files, picture="")]))
+    assert "not verified" in html
+    assert " dB" not in html[html.index("<main>") : html.index("</main>")]
+
+
+def test_troubles_and_what_is_left_out_are_said() -> None:
+    """A share that is away stands at the top, and voices that are not listed are counted."""
+    html = page(replace(boards.board([boards.done(1)], troubles=("the inbox is away",)), left_out=12345))
+    assert "the inbox is away" in html[: html.index("<main>")]
+    assert "12,345 older ones" in html
+
+
+def test_nothing_known_is_nothing_said() -> None:
+    """Before the first scan and the first worker there is neither a time nor a device."""
+    board = boards.board([])
+    html = page(replace(board, device="", last_scan=None, totals=replace(board.totals, free_bytes=None)))
+    assert "computes on" not in html
+    assert "last look" not in html
+    assert "None" not in html
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.0 kB"),
+        (99_949, "99.9 kB"),
+        (99_951, "100 kB"),
+        (999_499, "999 kB"),
+        (999_500, "1.0 MB"),
+        (55_021_345, "55.0 MB"),
+        (1_204_000_000_000, "1.2 TB"),
+        (10**19, "10000 PB"),
+    ],
+)
+def test_sizes_read_as_people_say_them(count: int, text: str) -> None:
+    """Two or three digits and the unit that fits."""
+    assert _size(count) == text
+
+
+def test_the_page_says_when_it_was_written() -> None:
+    """In universal time, for those without scripts, and as a number for the script."""
+    html = page(boards.full())
+    assert '<time datetime="2026-11-21T11:55:02Z" class="stamp">2026-11-21 11:55 UTC</time>' in html
+    assert f'data-promised="{NOW + 300}"' in html
