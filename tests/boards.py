@@ -82,7 +82,7 @@ def done(number: int, file: str | None = None, *, notes: tuple[str, ...] = (), s
         sidecar=None if swept else f"{base}.json",
         swept_at=None if swept else at + 30 * 86400,
         notes=notes,
-        picture=picture(number, snr),
+        picture=picture(number, min(file.snr_db or snr for file in files)),
     )
 
 

@@ -63,7 +63,7 @@ class Reader:
         """`at` is the reader's clock, which then goes on; None for the machine's own."""
         self._context = browser.new_context(timezone_id="Europe/Berlin", **context)
         self.page: Page = self._context.new_page()
-        self.page.set_default_timeout(15_000)
+        self.page.set_default_timeout(60_000)
         self.complaints: list[str] = []
         self.requests: list[str] = []
         self.page.on("console", lambda message: self.complaints.append(message.text))

@@ -24,7 +24,9 @@ from voicekiln.families.sample import write_sample
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import temp_name
 from voicekiln.loop import LEDGER
+from voicekiln.page.board import PAGE_BEGINNING
 from voicekiln.steps import Step
+from voicekiln.supervisor.noticeboard import BOARDS
 
 SCHEMAS = Path(voicekiln.__file__).parent / "folders"
 SIDECAR, REFUSAL = (json.loads((SCHEMAS / f"{name}.schema.json").read_text()) for name in ("sidecar", "refusal"))
@@ -213,7 +215,15 @@ def test_killed_at_any_step_the_daemon_goes_on_where_it_was(tmp_path: Path, tiny
     sweeps = step in (Step.FILE_SWEPT, Step.FOLDER_REMOVED)
     config = CONFIG.replace("results: never", "results: 0.1s, every: 1s, max_share: 100%") if sweeps else CONFIG
     config += "recipes: {default: {interface: 'rvc, moevs'}}\n" if step is Step.FOLDER_REMOVED else ""
+    boards = step in (Step.BOARD_RENAMED, Step.BOARD_REMOVED)
+    config += "" if boards else "status: {page: off, json: off}\n"  # so that it is the voice's file that is under way
     (tmp_path / "inbox").mkdir()
+    if step is Step.BOARD_REMOVED:  # what one left that was configured in another way
+        for name in ("outbox", "state"):
+            (tmp_path / name).mkdir()
+        with Ledger(tmp_path / "state" / LEDGER) as ledger:
+            ledger.set_fact(BOARDS, '["old.html"]')
+        (tmp_path / "outbox/old.html").write_text(PAGE_BEGINNING)
     if step is Step.LITTER_REMOVED:  # what one left that was killed before
         for name in ("outbox", "state"):
             (tmp_path / name).mkdir()

@@ -234,6 +234,13 @@ def test_every_label_is_there_from_the_start() -> None:
     assert len([name for name, _ in told if name.endswith("_bucket")]) == len(BUCKETS_S) + 1
 
 
+def test_before_the_first_look_nothing_is_said_of_it() -> None:
+    """A heartbeat of 1970 would raise the alarm at every start that a monitor happens to see."""
+    assert not [
+        name for name, _ in read(Meter().text()) if name in ("voicekiln_heartbeat_timestamp_seconds", "voicekiln_up")
+    ]
+
+
 def full() -> Meter:
     """A meter that has something to say of everything."""
     meter = Meter()

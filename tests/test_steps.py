@@ -104,8 +104,9 @@ def calls(module: str, source: str) -> Iterator[Called]:
 
 def tree() -> dict[str, str]:
     """Return the sources of the packages that touch anything, by module."""
-    paths = [path for package in TOUCHING for path in sorted((ROOT / package).glob("*.py")) if path.name not in NO_STEPS]
-    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in paths}
+    paths = [path for package in TOUCHING for path in sorted((ROOT / package).glob("*.py"))]
+    told = [path for path in paths if path.name not in NO_STEPS]
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text() for path in told}
 
 
 def steps_of(call: Called) -> list[str]:

@@ -60,12 +60,12 @@ def test_a_bad_file_is_told_of(tmp_path: Path) -> None:
         daemon.drop(good, "good.pth")
         daemon.until_there("-bad.error.json", "good.json")
         daemon.until(lambda: daemon.events("notice.finished") != [])
-        daemon.until(lambda: read(textfile.read_text()).get("voicekiln_notices_totaldone") == 1)
+        daemon.until(lambda: read(textfile.read_text())["voicekiln_notices_totaldone"] == 1)
+        daemon.until(lambda: read(textfile.read_text())["voicekiln_voicesdone"] == 1)
         told = read(textfile.read_text())
         assert told["voicekiln_refusals_totalempty"] == 1
         assert told["voicekiln_conversions_totalrefused"] == 1
         assert told["voicekiln_conversions_totalconverted"] == 1
-        assert told["voicekiln_voicesdone"] == 1
         assert told["voicekiln_up"] == 1
         asked = read(ask(local))
         assert asked["voicekiln_refusals_totalempty"] == 1

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from voicekiln import __version__, loop
 from voicekiln.commands import completion, daemon, doctor, judging, once
-from voicekiln.commands.common import NOT_DONE, OK, words
+from voicekiln.commands.common import NOT_DONE, OK, in_words
 from voicekiln.commands.parsing import DEFAULT_CONFIG, Commands
 from voicekiln.commands.terminal import complain
 from voicekiln.errors import ConfigError, LedgerDamagedError, LedgerError, ShareAwayError
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         status = OK
     except (ShareAwayError, OSError) as error:
-        complain(words(error))
+        complain(in_words(error))
         status = NOT_DONE
     except KeyboardInterrupt:
         status = INTERRUPTED

@@ -12,7 +12,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Protocol, Self, get_args
 
 from voicekiln.errors import Refusal
 
@@ -34,6 +34,14 @@ VERIFY: tuple[Verify, ...] = get_args(Verify)
 Stage = Literal["load", "template", "fill", "verify"]
 """The steps of a conversion in the worker, in their order; each has a deadline of its own."""
 STAGES: tuple[Stage, ...] = get_args(Stage)
+
+
+class Enter(Protocol):
+    """In the worker: is told of each stage that begins, and of each step of one whose number of them is known."""
+
+    def __call__(self, stage: Stage, step: int = 0, steps: int = 0, /) -> None:
+        """Pass it on."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

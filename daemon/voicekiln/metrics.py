@@ -127,19 +127,21 @@ class _Standing(Collector):
     """How things stood at the last look. Not the library's gauges: what is not known has to be absent, not old."""
 
     def __init__(self) -> None:
-        self.seen: tuple[Gauges | None, float] = None, 0.0
-        """Replaced as a whole, so that another thread never reads half of it."""
+        self.seen: tuple[Gauges | None, float] | None = None
+        """None before the first look. Replaced as a whole, so that another thread never reads half of it."""
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
         """See the library."""
-        gauges, wall = self.seen
+        yield _by("build_info", "The version that runs; always 1.", "version", {__version__: 1})
+        if (seen := self.seen) is None:
+            return
+        gauges, wall = seen
         yield _gauge(
             "up",
             "1 while the daemon runs; 0 after a clean stop. See the heartbeat for any other end.",
             gauges is not None,
         )
         yield _gauge("heartbeat_timestamp_seconds", "When the loop last looked around.", wall)
-        yield _by("build_info", "The version that runs; always 1.", "version", {__version__: 1})
         if gauges is not None:
             yield from _now(gauges, wall)
 

@@ -100,14 +100,9 @@ class Desk:
 
     def sample(self, target: Path) -> None:
         """Write a voice with random weights. Raises as `convert` does."""
-        part = target.with_name(f".~{target.name}.{_JOB}.part")
         with self._room() as folder:
-            self._ask(Sample(_JOB, Path(folder, target.name)))
-            try:
-                shutil.copyfile(Path(folder, target.name), part)
-                part.replace(target)
-            finally:
-                part.unlink(missing_ok=True)
+            self._ask(Sample(_JOB, Path(folder, "sample.pth")))
+            self._fetch(Path(folder), "sample.pth", target)
 
     def templates(
         self, verb: Literal["list", "build", "clear"], recipes: Sequence[Recipe], entered: Entered = _untold
@@ -161,11 +156,12 @@ class Desk:
     def _fetch(self, folder: Path, name: str, target: Path) -> None:
         """Put what the worker has written in its room in the place of `target`."""
         part = target.with_name(temp_name(target.name, _JOB))
+        part.unlink(missing_ok=True)  # of an earlier process with this one's number, or somebody's link to elsewhere
         try:
             with (
                 open_folder(folder, PurePosixPath()) as room,
                 open_plain(room, name) as source,
-                part.open("wb") as file,
+                part.open("xb") as file,
             ):
                 shutil.copyfileobj(source, file)
                 file.flush()

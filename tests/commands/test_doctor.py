@@ -30,7 +30,12 @@ from voicekiln.worker.wire import Ready
 
 @pytest.fixture(autouse=True)
 def _a_worker_of_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the worker say what it runs on without being started; that it can is shown by `check`."""
+    """Let the worker say what it runs on without being started; that it can is shown by `check`.
+
+    And let this machine have memory and time, whatever else it is doing.
+    """
+    monkeypatch.setattr(HERE, "free_bytes", lambda: 10**10)
+    monkeypatch.setattr(doctor, "ANSWER_S", 60.0)
     ready = Ready({"kind": "cpu", "name": "a test", "why_cpu": "none there", "cage": ["files: open"]}, {"torch": "2"})
     monkeypatch.setattr(Desk, "greeting", lambda _: ready)
 
@@ -105,6 +110,8 @@ def test_no_secret_of_a_broken_configuration_is_told(config: Path, capsys: pytes
         ("smb://bob:geheim@nas/share", "smb://[hidden]@nas/share"),
         ("bob:geheim@nas:/share", "[hidden]@nas:/share"),
         ("https://geheim@host/", "https://[hidden]@host/"),
+        ("smb://bob:ge@heim@nas/share", "smb://[hidden]@nas/share"),
+        ("https://ge@heim@host/", "https://[hidden]@host/"),
         ("on /mnt, rw,password=geheim,uid=5", "on /mnt, rw,[hidden],uid=5"),
         ("API_KEY: geheim and more", "[hidden] and more"),
         ("Authorization: Bearer geheim", "Authorization: Bearer [hidden]"),
@@ -202,6 +209,19 @@ def test_two_runtimes_are_one_too_many(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "not installed" in wrong
 
 
+def test_little_memory_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With what a conversion needs; a system that does not name itself keeps nobody from that."""
+    monkeypatch.setattr(HERE, "free_bytes", lambda: 10**8)
+
+    def nameless() -> dict[str, str]:
+        raise OSError(errno.ENOENT, "No such file or directory", "/etc/os-release")
+
+    monkeypatch.setattr(machine.platform, "freedesktop_os_release", nameless)  # type: ignore[attr-defined]
+    found = machine.system()
+    assert found.lines[0].startswith("an unknown system, kernel ")
+    assert found.wrong[0].startswith("Only 0.1 GB of memory are free")
+
+
 def test_a_gpu_that_is_not_used_is_told(
     config: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -251,13 +271,21 @@ def test_a_question_that_hangs_holds_nothing_up() -> None:
 
 
 def test_a_question_that_fails_is_a_line() -> None:
-    """Whether it raises or its process dies."""
+    """Whether it raises or its process dies, be it in the midst of its answer."""
     until = time.monotonic() + 60
     assert Asked("x", fails).answer(until).lines == [
         "could not be found out: odd\N{REPLACEMENT CHARACTER}[2J (RuntimeError)"
     ]
     assert Asked("x", dies).answer(until).lines == ["could not be found out"]
+    cut_off = Found(["it breaks off"], [object()])  # type: ignore[list-item]  # at which the writing ends
+    assert Asked("x", lambda: cut_off).answer(until).lines == ["could not be found out"]
     assert Asked("x", lambda: Found(["ä" * 100_000], ["b"])).answer(until) == Found(["ä" * 100_000], ["b"])
+
+
+def test_a_question_keeps_no_pipe_open() -> None:
+    """Whoever reads what the command says sees its end, also where a question is left behind."""
+    asked = Asked("x", lambda: Found([os.readlink(f"/proc/self/fd/{number}") for number in range(3)]))  # noqa: PTH115
+    assert asked.answer(time.monotonic() + 60).lines == [os.devnull] * 3
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
@@ -283,8 +311,14 @@ def test_watches_are_counted(config: Path) -> None:
     assert premises._count(Path(f"/proc/self/fdinfo/{instance}")) == 2
     assert premises._count(Path("/proc/self/fdinfo/0")) is None
     os.close(instance)
+
+
+def test_a_watch_is_tried_and_given_up(config: Path) -> None:
+    """Whether it can be set or not, no instance of it stays."""
+    before = set(Path("/proc/self/fd").iterdir())
     assert premises._watch(config.parent / "inbox") == 0
     assert premises._watch(config.parent / "absent") == errno.ENOENT
+    assert set(Path("/proc/self/fd").iterdir()) == before
 
 
 def test_a_limit_that_is_reached_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import sys
 import wave
 from pathlib import Path
@@ -18,6 +19,7 @@ from voicekiln import oneoff
 from voicekiln.cli import NOT_DONE, OK, main
 from voicekiln.commands import judging
 from voicekiln.commands.judging import drawing
+from voicekiln.folders.names import temp_name
 
 
 @pytest.fixture(autouse=True)
@@ -187,6 +189,30 @@ def test_a_place_that_cannot_be_written_to_is_told_before_the_work(
     told = capsys.readouterr()
     assert "cannot be written" in told.err
     assert told.out == ""
+
+
+@pytest.mark.parametrize("name", ["right.onnx", "f.npy", "./g.npy"])
+def test_what_is_read_is_not_written_over(folder: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """A slip that would cost the voice, or what it was to say."""
+    before = (folder / name).read_bytes()
+    assert listen(folder, "--rate", "40000", "-o", f"{folder}/{name}") == NOT_DONE
+    assert "would be lost" in capsys.readouterr().err
+    assert (folder / name).read_bytes() == before
+
+
+def test_nobodys_link_is_written_through(folder: Path) -> None:
+    """Whoever else may write into the folder cannot lead the sound over a file of the person's."""
+    (folder / "kept.txt").write_text("kept")
+    (folder / temp_name("out.wav", oneoff._JOB)).symlink_to(folder / "kept.txt")
+    assert listen(folder, "--rate", "40000") == OK
+    assert (folder / "kept.txt").read_text() == "kept"
+    assert (folder / "out.wav").read_bytes()[:4] == b"RIFF"
+
+
+def test_a_pipe_beside_a_voice_is_not_waited_for(tmp_path: Path) -> None:
+    """It is no sidecar."""
+    os.mkfifo(tmp_path / "a.json")
+    assert judging._rate_beside(tmp_path / "a.onnx") is None
 
 
 def sidecar(name: str, rate: object) -> str:

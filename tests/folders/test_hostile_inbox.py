@@ -166,11 +166,15 @@ def test_names_of_any_kind_are_taken_and_answered(inbox: Path, spool: Path) -> N
     for relpath in found:
         assert shown(relpath).isprintable()
         for final in reserved(output_base(relpath.name)):
-            (outbox / temp_name(final, "0123456789abcdef")).touch()
-            (outbox / temp_name(final, "0123456789abcdef")).rename(outbox / final)
+            path = outbox / final
+            path.parent.mkdir(exist_ok=True, parents=True)
+            temp = path.with_name(temp_name(path.name, "0123456789abcdef"))
+            temp.touch()
+            temp.rename(path)
     bases = {fold(output_base(relpath.name)) for relpath in found}
     assert len(bases) == len(NAMES)
-    assert len(list(outbox.iterdir())) == len(NAMES) * len(reserved("x"))
+    files = [path for path in outbox.rglob("*") if path.is_file()]
+    assert len(files) == len(NAMES) * len(reserved("x"))
 
 
 @pytest.mark.requirement(20)

@@ -257,6 +257,104 @@ def test_noise_inside_of_another_strength_is_named(folder: Path, scale: float, w
     assert words in found["findings"][0]["says"]
 
 
+def hide(model: onnx.ModelProto, *nodes: onnx.NodeProto) -> None:
+    """Give a file the function `own.Draw`, of `x`, which makes `y`."""
+    model.functions.append(helper.make_function("own", "Draw", ["x"], ["y"], nodes, [helper.make_opsetid("", 17)]))
+    model.opset_import.append(helper.make_opsetid("own", 1))
+
+
+@pytest.mark.parametrize(
+    ("kind", "facts", "words"),
+    [
+        ("RandomNormalLike", {"scale": 0.0}, "with a scale of 0"),
+        ("RandomNormalLike", {"scale": -1.0}, "with a scale of -1"),
+        ("RandomUniformLike", {"low": 2.0}, "ends before it begins"),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True])
+def test_noise_that_ends_the_process_is_not_drawn(
+    folder: Path, kind: str, facts: dict[str, Any], words: str, *, inside: bool
+) -> None:
+    """ONNX Runtime asserts where it should refuse: without a look beforehand the worker would be lost."""
+    model = export(voice())
+    [at] = [at for at, node in enumerate(model.graph.node) if node.op_type == "RandomNormalLike"]
+    node = model.graph.node[at]
+    drawing = helper.make_node(kind, list(node.input), list(node.output), dtype=1, name="noise", **facts)
+    if inside:
+        hide(model, helper.make_node(kind, ["x"], ["y"], dtype=1, **facts))
+        drawing = helper.make_node("Draw", list(node.input), list(node.output), domain="own")
+    node.CopyFrom(drawing)
+    found = judged(folder, model)
+    assert codes(found)[0] == "does-not-run"
+    assert words in found["findings"][0]["evidence"]
+
+
+def test_noises_of_equal_size_are_told_apart(folder: Path) -> None:
+    """At 48 kHz a face that leaves out 24 of 40 frames draws as many numbers for the source as for the prior."""
+    facts = {"sr": 48_000, "channels": 192}
+    write_tiny(folder / "wide.pth", **facts)
+    found = judged(folder, export(voice(**facts), FORKED, rank=1), "wide.pth")
+    assert (found["faithful"], found["notes"]) == (True, [])
+
+
+@pytest.mark.parametrize(("loudness", "faithful"), [(1.0, True), (2.5, False), (0.0, False)])
+def test_hidden_noise_is_judged_by_its_strength(folder: Path, loudness: float, *, faithful: bool) -> None:
+    """Nobody can listen to what is drawn in a function, but as loud as the voice's it has to be, and that is said."""
+    model = export(voice())
+    [at] = [at for at, node in enumerate(model.graph.node) if node.op_type == "RandomNormalLike"]
+    node = model.graph.node[at]
+    strength = helper.make_node("Constant", [], ["strength"], value_float=loudness)
+    drawn = helper.make_node("RandomNormalLike", ["x"], ["drawn"], dtype=1)
+    hide(model, strength, drawn, helper.make_node("Mul", ["drawn", "strength"], ["y"]))
+    node.CopyFrom(helper.make_node("Draw", list(node.input), list(node.output), domain="own"))
+    found = judged(folder, model)
+    assert found["faithful"] == faithful
+    assert codes(found) == ([] if faithful else ["noise-differs"])
+    assert "only the strength was judged" in found["notes"][0]
+
+
+def test_a_trial_that_stops_leaves_the_verdict(folder: Path) -> None:
+    """A file that stops at a pitch without a gap, on which its sine is tried, is not faithful, and no more is said."""
+    model = export(voice(), network=changed(voice(), odd))
+    [last] = [node for node in model.graph.node if "audio" in node.output]
+    last.output[0] = "sound"
+    numbers = [helper.make_tensor("zero", onnx.TensorProto.FLOAT, [], [0.0])]
+    numbers += [helper.make_tensor("first", onnx.TensorProto.INT64, [], [0])]
+    model.graph.initializer.extend(numbers)
+    model.graph.node.extend(
+        [
+            helper.make_node("Equal", ["pitchf", "zero"], ["gaps"]),
+            helper.make_node("NonZero", ["gaps"], ["places"]),
+            helper.make_node("Gather", ["places", "first"], ["place"], axis=1),
+            helper.make_node("ReduceMax", ["place"], ["one"], keepdims=0),
+            helper.make_node("CastLike", ["one", "zero"], ["number"]),
+            helper.make_node("Mul", ["number", "zero"], ["nothing"]),
+            helper.make_node("Add", ["sound", "nothing"], ["audio"]),
+        ]
+    )
+    found = judged(folder, model)
+    assert not found["faithful"]
+    assert codes(found) == ["unexplained"]
+    assert "does not run on all that was tried" in found["findings"][0]["says"]
+
+
+def test_weights_of_another_type_buy_no_milder_mark(folder: Path) -> None:
+    """Only half precision is measured by its own."""
+    model = export(voice())
+    numbers = np.zeros(1_000_000)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(numbers, "wide"))
+    found = judged(folder, model)
+    assert found["file"]["weights"] == "float64"
+    assert (found["precision"], found["wanted_db"]) == ("fp32", 100.0)
+
+
+def test_an_opset_that_cannot_be_crosses_the_wire(folder: Path) -> None:
+    """A number of 19 digits would have the worker taken for mad."""
+    model = export(voice())
+    model.opset_import[0].version = 2**62
+    assert judged(folder, model)["file"]["opset"] == 0
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_frozen_length_is_found(folder: Path, declared: bool) -> None:  # noqa: FBT001 - a column of the table
     """Also where the file says that any length will do; at its own length it is compared all the same."""

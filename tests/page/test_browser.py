@@ -119,7 +119,7 @@ def test_it_says_to_a_screen_reader_what_is_what(browser: Browser, page_file: Pa
         assert row.get_by_role("cell").count() == 7
         row.locator("summary").click()
         assert page.get_by_role("table", name="Done 26").get_by_role("columnheader").count() == 8
-        assert "difference lies 110 dB below" in str(row.get_by_role("img").get_attribute("aria-label"))
+        assert "difference lies 62 dB below" in str(row.get_by_role("img").get_attribute("aria-label"))
         assert page.get_by_role("progressbar", name="choir/alto.pth").get_attribute("value") == "0.720"
         for role in ("main", "banner", "search", "status"):
             assert page.get_by_role(role).count() == 1

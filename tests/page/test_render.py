@@ -142,6 +142,15 @@ def test_an_unverified_voice_claims_no_fidelity() -> None:
     assert " dB" not in html[html.index("<main>") : html.index("</main>")]
 
 
+def test_the_picture_and_its_figure_are_of_one_file() -> None:
+    """A worker draws the least faithful one, so the figure beside the picture is that one's too, and its bracket."""
+    voice = boards.done(1)
+    (picture,) = re.findall(r"<noscript>(.*?)</noscript>", page(boards.board([voice])), re.DOTALL)
+    assert [file.snr_db for file in voice.files] == [97.0, 61.5]
+    assert "lies 62 dB below" in picture
+    assert re.findall(r"(\d+) dB</text>", picture) == ["62"]
+
+
 def test_troubles_and_what_is_left_out_are_said() -> None:
     """A share that is away stands at the top, and voices that are not listed are counted."""
     html = page(replace(boards.board([boards.done(1)], troubles=("the inbox is away",)), left_out=12345))

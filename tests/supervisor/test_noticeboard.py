@@ -392,6 +392,32 @@ def test_nothing_is_written_while_the_outbox_is_away(build: Callable[..., Kiln],
     assert [voice["file"] for voice in told(kiln)["done"]] == ["a.pth"]
 
 
+@pytest.mark.parametrize("moment", ["while it is made", "while it is written"])
+def test_nothing_is_left_beneath_a_mount_point(
+    build: Callable[..., Kiln], monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The share may go away between any two looks at it."""
+    kiln = build()
+    kiln.run(20)
+    before = told(kiln)
+    homes = kiln.service.common.homes
+    where, name = (Survey, "board") if moment == "while it is made" else (files_of_boards, "write_whole")
+    real = getattr(where, name)
+
+    def unmount(*words: Any, **named: Any) -> Any:
+        homes.mount_points[str(kiln.outbox)] = str(kiln.outbox)  # which is none: the mount point is gone
+        return real(*words, **named)
+
+    monkeypatch.setattr(where, name, unmount)
+    kiln.drop("a.pth")
+    kiln.mono, kiln.wall = kiln.mono + 10, kiln.wall + 10
+    kiln.run(10)
+    assert told(kiln) == before
+    assert kiln.log.of("board.failed") == []
+    assert kiln.log.of("share.lost")
+    assert list(kiln.outbox.glob(".~status*")) == []
+
+
 def test_an_inbox_that_is_away_is_on_it(build: Callable[..., Kiln]) -> None:
     """A person who looks at the page learns why nothing happens."""
     kiln = build()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import threading
@@ -107,8 +108,9 @@ def test_whoever_says_nothing_is_not_waited_for(
     serve: Callable[..., Scrape], path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Neither one who is silent, nor one who spells his question letter by letter, nor one who does not listen."""
-    monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
-    serve(lambda: b"a 1\n" * 10**6)
+    monkeypatch.setattr(scrape, "PATIENCE_S", 0.5)
+    much = b"a 1\n" * 250_000  # more than a socket holds for one who does not listen
+    serve(lambda: much)
     stop = threading.Event()
 
     def spell(caller: socket.socket) -> None:
@@ -122,7 +124,7 @@ def test_whoever_says_nothing_is_not_waited_for(
         deaf.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
         thread = threading.Thread(target=spell, args=(speller,))
         thread.start()
-        assert ask(path)[1] == b"a 1\n" * 10**6
+        assert ask(path)[1] == much
         stop.set()
         thread.join()
 
@@ -163,6 +165,38 @@ def test_one_that_answers_is_left_alone(serve: Callable[..., Scrape], path: Path
         assert served.trouble == f"another program answers at {path}"
         served.close(20)
         assert path.is_socket()
+
+
+def test_one_that_has_its_hands_full_is_left_alone(serve: Callable[..., Scrape], path: Path) -> None:
+    """It answers nobody now, but it is there."""
+    with socket.socket(socket.AF_UNIX) as living:
+        living.bind(str(path))
+        living.listen(0)
+        with connected(path):
+            assert serve().trouble == f"another program answers at {path}"
+    assert path.is_socket()
+
+
+def test_without_descriptors_it_rests_and_goes_on(
+    serve: Callable[..., Scrape], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not try without end as long as there is none to let a caller in with."""
+    monkeypatch.setattr(scrape, "PAUSE_S", 0.1)
+    tried = 0
+    real = socket.socket.accept
+
+    def accept(listener: socket.socket) -> tuple[socket.socket, object]:
+        nonlocal tried
+        tried += 1
+        if tried <= 2:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return real(listener)
+
+    monkeypatch.setattr(socket.socket, "accept", accept)
+    serve()
+    began = time.monotonic()
+    assert ask(path)[1] == b"a 1\n"
+    assert (tried, time.monotonic() - began >= 2 * scrape.PAUSE_S) == (3, True)
 
 
 def test_another_file_is_left_alone(serve: Callable[..., Scrape], path: Path) -> None:

@@ -47,7 +47,7 @@ class Asked:
             while select.select([pipe], [], [], max(0.0, until - time.monotonic()))[0]:
                 if not (piece := pipe.read(1 << 16)):
                     os.waitpid(self._pid, 0)
-                    return Found(**json.loads(said)) if said else Found(["could not be found out"])
+                    return _understood(said)
                 said += piece
         os.kill(self._pid, signal.SIGKILL)  # whether it dies, nobody waits for
         return Found(
@@ -64,6 +64,7 @@ class Asked:
 def _reply(pipe: int, question: Callable[[], Found]) -> None:
     """Answer and end; for the process that was forked."""
     try:
+        _let_go_of_the_terminal()
         try:
             found = question()
         except Exception as error:  # noqa: BLE001 - whatever is broken here is what is being looked for
@@ -72,6 +73,20 @@ def _reply(pipe: int, question: Callable[[], Found]) -> None:
             json.dump({"lines": found.lines, "wrong": found.wrong}, out)
     finally:
         os._exit(0)
+
+
+def _let_go_of_the_terminal() -> None:
+    """Whoever reads what the command says must see its end, also where this process is left behind."""
+    nothing = os.open(os.devnull, os.O_RDWR)
+    for descriptor in range(3):
+        os.dup2(nothing, descriptor)
+
+
+def _understood(said: bytes) -> Found:
+    try:
+        return Found(**json.loads(said))
+    except ValueError:  # it has ended before it had said all
+        return Found(["could not be found out"])
 
 
 def become_owner_of(folder: Path) -> None:

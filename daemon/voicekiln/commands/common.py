@@ -56,12 +56,12 @@ def tell_failure(path: Path, error: Exception) -> None:
             complain(f"{path}: {error.text}")
             complain(f"  {error.advice}")
         case OSError():
-            complain(words(error))
+            complain(in_words(error))
         case _:
             complain(f"{path}: {plain(str(error))}")
 
 
-def words(error: Exception) -> str:
+def in_words(error: Exception) -> str:
     """Return an error of the system as a person says it: which file, and what of it."""
     if isinstance(error, PermissionError) and error.filename:
         return f"{plain(str(error.filename))}: not allowed; try it as the user that voicekiln runs as"

@@ -17,8 +17,8 @@ from voicekiln.job import Recipe
 from voicekiln.settings import Settings
 
 _SECRETS = (
-    re.compile(r"[^\s/:@=,'\"]+:[^\s/@]+(?=@)"),  # user:password@
-    re.compile(r"(?<=://)[^\s/@]+(?=@)"),
+    re.compile(r"[^\s/:@=,'\"]+:[^\s/]+(?=@)"),  # user:password@, the last @ of several
+    re.compile(r"(?<=://)[^\s/]+(?=@)"),
     re.compile(r"(?i)(?<=bearer )\S+"),
     re.compile(r"(?i)(?<![a-z])(?:pass(?:word|wd|phrase)?|token|secret|api_?key|auth|credentials?)\s*[=:]\s*[^\s,;)]+"),
     re.compile(r"(?<![\w/.-])(?=[\w+-]*\d)(?=[\w+-]*[A-Za-z])[\w+-]{32,}={0,2}"),

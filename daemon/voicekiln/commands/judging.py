@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,9 @@ def _listen(options: argparse.Namespace) -> int:
     if not options.out.absolute().parent.is_dir() or options.out.is_dir():
         complain(f"{options.out}: cannot be written, for it is a folder or lies in none")
         return NOT_DONE
+    if os.path.realpath(options.out) in map(os.path.realpath, filter(None, (speech.model, speech.features, speech.f0))):
+        complain(f"{options.out}: is one of the files to read, and would be lost")
+        return NOT_DONE
     try:
         with Desk(settings, templates_folder(options, settings)) as desk, progress(options.model.name) as tell:
             words = {"load": "read", "verify": "speak"}
@@ -185,8 +189,11 @@ def _rate_beside(model: Path) -> int | None:
     """Return the sample rate that the sidecar of an ONNX file says; None if there is none, or none of this file's."""
     words = model.name.removesuffix(".onnx").split(".")
     for count in range(len(words), 0, -1):  # voice.w-okada.fp16.onnx is told of in voice.json
+        beside = model.with_name(f"{'.'.join(words[:count])}.json")
+        if not beside.is_file():  # a pipe would be waited for
+            continue
         try:
-            with model.with_name(f"{'.'.join(words[:count])}.json").open("rb") as file:
+            with beside.open("rb") as file:
                 body = json.loads(file.read(MAX_SIDECAR))
             rate = body["feed"]["sample_rate"]
             if model.name in [entry["name"] for entry in body["onnx"]] and type(rate) is int and rate > 0:

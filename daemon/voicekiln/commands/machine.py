@@ -53,7 +53,9 @@ def software() -> Found:
 
 def system() -> Found:
     """Return what runs below us."""
-    name = platform.freedesktop_os_release().get("PRETTY_NAME", "unknown")
+    name = "an unknown system"
+    with suppress(OSError):  # not every one names itself
+        name = platform.freedesktop_os_release().get("PRETTY_NAME", name)
     libc = " ".join(platform.libc_ver())
     free = HERE.free_bytes()
     found = Found(

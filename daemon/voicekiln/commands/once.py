@@ -65,7 +65,6 @@ def add(commands: Commands) -> None:
         choices=[*PRECISIONS, "both"],
         help="fp32: exact; fp16: half the size (default: as the recipe says, fp32 without a configuration)",
     )
-
     convert.add_argument(
         "--interface",
         type=_interfaces,

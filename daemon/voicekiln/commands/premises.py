@@ -33,6 +33,8 @@ LITTLE_INODES = 1000
 LATEST = 5
 """Troubles that are told."""
 INOTIFY = Path("/proc/sys/fs/inotify")
+IN_CREATE = 0x100
+"""As the kernel counts it."""
 
 _GB = 1e9
 
@@ -79,10 +81,9 @@ def access(settings: Settings) -> Found:
 
 def events(settings: Settings) -> Found:
     """Return whether the inbox can be watched."""
-    where, scan = file_system(settings.inbox), settings.scan
-    found = Found()
     if not settings.inbox.exists():
         return Found(["the inbox is not there"])
+    where, scan, found = file_system(settings.inbox), settings.scan, Found()
     if not where.has_events(scan.events):
         why = "a network drive does not report" if where.is_network else "switched off (scan.events)"
         found.lines.append(f"not used, the inbox is looked through instead: {why}")
@@ -108,10 +109,13 @@ def _watch(path: Path) -> int:
     """Set up one watch and give it up again; return the number of the error, or 0."""
     libc = ctypes.CDLL(None, use_errno=True)
     descriptor = libc.inotify_init1(os.O_CLOEXEC)
-    if descriptor < 0 or libc.inotify_add_watch(descriptor, os.fsencode(path), 0x100) < 0:  # IN_CREATE
+    if descriptor < 0:
         return ctypes.get_errno()
-    os.close(descriptor)
-    return 0
+    try:
+        watch = libc.inotify_add_watch(descriptor, os.fsencode(path), IN_CREATE)
+        return ctypes.get_errno() if watch < 0 else 0
+    finally:
+        os.close(descriptor)
 
 
 def watches(settings: Settings) -> Found:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError, Message
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
@@ -28,18 +29,24 @@ from voicekiln.convert.verify import ORT_ERRORS, open_session
 from voicekiln.errors import plain
 from voicekiln.job import Port
 from voicekiln.judge.face import FRAME_AXES, Face, Role, UnfitError, recognise
-from voicekiln.judge.randomness import Draw, draws, is_hidden, silent
+from voicekiln.judge.randomness import Draw, draws, fatal, is_hidden, silent
 
 PROVIDER: Final = "CPUExecutionProvider"
 HEAD: Final = 24
 """Frames left out at the beginning by a face that can: fewer, and the usual exports of it do not run."""
 _NODE: Final = re.compile(r"running (\w+) node\. Name:'([^']*)'")
-_NOISE: Final = re.compile(r"^.*Status Message: (\S*/\S+:\d+ .*?\) )?|^\[ONNXRuntimeError\] : \d+ : \w+ : ")
+_NOISE: Final = re.compile(
+    r"^(.*Status Message: |\[ONNXRuntimeError\] : \d+ : \w+ : (Exception during \w+: )?)(/\S+:\d+ \S.*?\) )?"
+)
 """What stands before the message itself: codes, places in the source."""
 WEIGHT: Final = 16
 """Numbers from which on a constant counts as a weight."""
 MAX_BYTES: Final = 2**31 - 1
 """Of a file that ONNX can hold in one piece."""
+
+_TYPES: Final = frozenset(helper.get_all_tensor_dtypes())
+_TROUBLES: Final = (*ORT_ERRORS, RuntimeError, ValueError)
+"""What is raised by ONNX Runtime, and by its way into Python where that has no word for a type."""
 
 _QUIETLY: Final = onnxruntime.RunOptions()
 _QUIETLY.log_severity_level = 4  # fatal; lesser trouble is raised, and told where it belongs
@@ -78,7 +85,7 @@ class Heard:
     audio: Floats
     """(samples,)"""
     drawn: tuple[Floats, ...]
-    """The standard normal numbers behind each normal draw, flat."""
+    """The standard normal numbers behind each normal draw, without axes of one."""
 
 
 def open_client(path: Path) -> Client:
@@ -96,8 +103,11 @@ def open_client(path: Path) -> Client:
         raise UnfitError("It is no ONNX file, or it is damaged.") from error
     if not model.graph.node or not model.graph.output:
         raise UnfitError("It is no ONNX file, or there is nothing in it to run.")
-    if any(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer):
-        raise UnfitError("Its numbers lie in another file beside it; make one file of the two first.")
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            raise UnfitError("Its numbers lie in another file beside it; make one file of the two first.")
+        if tensor.data_type not in _TYPES:
+            raise UnfitError("It is damaged: it holds numbers of a type that there is not.")
     given = {tensor.name for tensor in model.graph.initializer}
     try:
         inputs = ports(value for value in model.graph.input if value.name not in given)
@@ -109,6 +119,17 @@ def open_client(path: Path) -> Client:
     if [port.name for port in cleaned] != [port.name for port in inputs]:
         raise UnfitError("The names of its inputs are no names.")
     return Client(model, recognise(cleaned))
+
+
+def _tensors(message: Any) -> Iterator[onnx.TensorProto]:  # noqa: ANN401 - any part of a model
+    """Yield all tensors, wherever they may hide: in a node, in the body of a branch, in a function."""
+    if isinstance(message, TensorProto):
+        yield message
+        return
+    for field, value in message.ListFields():
+        if field.message_type is not None:
+            for part in (value,) if isinstance(value, Message) else value:
+                yield from _tensors(part)
 
 
 class Client:
@@ -170,9 +191,10 @@ class Client:
         feed = {port.name: self._input(role, port, said) for role, port in self.face.roles.items()}
         try:
             audio, *drawn = self._session.run(None, feed, _QUIETLY)
-        except ORT_ERRORS as error:
+        except _TROUBLES as error:
             raise _explained(error) from error
-        audio = np.asarray(audio)
+        if not isinstance(audio, np.ndarray):
+            raise RunError("its output is no tensor, so it is no sound")
         if audio.size != max(audio.shape, default=0) or audio.dtype.kind not in "fiu":
             raise RunError(
                 f"its output has the shape {list(audio.shape)} and the type {audio.dtype}, which is no sound"
@@ -191,13 +213,15 @@ class Client:
 
     @cached_property
     def _session(self) -> onnxruntime.InferenceSession:
+        if says := fatal(self.model):
+            raise RunError(says)
         model = onnx.ModelProto()
         model.CopyFrom(self.model)
         del model.graph.output[1:]
         model.graph.output.extend(onnx.ValueInfoProto(name=draw.output) for draw in self._listened)
         try:
             return open_session(model.SerializeToString(), PROVIDER)
-        except ORT_ERRORS as error:
+        except _TROUBLES as error:
             raise _explained(error) from error
 
     def _input(self, role: Role, port: Port, said: Said) -> NDArray[Any]:

@@ -3,19 +3,28 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
 
 from voicekiln.convert.verify import difference
+from voicekiln.families.rvc_feed import glide
 from voicekiln.judge.client import Client, Floats, Heard, RunError, Said
-from voicekiln.judge.original import Turns, Voice
+from voicekiln.judge.original import Turns, Voice, say_to
 from voicekiln.nets.rvc import RND_SCALE
 
 EQUAL_DB: Final = 120.0
 """From here on two runs of one file count as the same."""
+LENGTHS: Final = range(10, 2001)
+"""Frames that an exporter may have frozen."""
+TRIED_LENGTHS: Final = 8
+SHAPE: Final = 8
+"""Numbers in a constant that may be a shape."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +84,14 @@ class Pair:
     def noisy(self, said: Said, heard: Heard, *, prior: float = 1.0, source: float = 1.0) -> Floats:
         """Return what the voice says with the noise of a run of the file, multiplied by `prior` and `source`."""
         rng = np.random.default_rng(said.frames)
-        drawn = {len(numbers): numbers for numbers in heard.drawn}
+        own, hiss = self.drawn(said, heard)
         if not self.client.face.has("noise"):
-            own = drawn.get(said.noise.size)
             own = rng.standard_normal(said.noise.size, dtype=np.float32) if own is None else own
             said = _with_noise(said, own.reshape(said.noise.shape) * np.float32(RND_SCALE))
         head = self.client.head()
         samples = (said.frames - head) * self.voice.hop
-        hiss = drawn.get(samples)
-        hiss = rng.standard_normal(samples, dtype=np.float32) if hiss is None else hiss
+        if hiss is None or hiss.size != samples:
+            hiss = rng.standard_normal(samples, dtype=np.float32)
         return self.voice.say(said, hiss * np.float32(source), head=head, noise_scale=prior)
 
     def quietly(self, said: Said, turns: Turns | None = None, *, noise: bool = False) -> Run:
@@ -96,17 +104,53 @@ class Pair:
             return _nothing(fed, str(error))
         return self._run(fed, heard, self.voice.say(fed, head=self.client.head(), turns=turns))
 
-    def draws(self, heard: Heard, said: Said) -> tuple[bool, bool]:
-        """Say whether the file draws noise for the prior and for the source."""
-        sizes = [len(numbers) for numbers in heard.drawn]
-        samples = (said.frames - self.client.head()) * self.voice.hop
-        return said.noise.size in sizes, samples in sizes
+    def drawn(self, said: Said, heard: Heard) -> tuple[Floats | None, Floats | None]:
+        """Return the numbers that the file drew for the prior and for the source; None for what it did not draw.
 
-    def is_replayable(self, heard: Heard, said: Said) -> bool:
+        They are told by their shape: there may be as many of the one as of the other.
+        """
+        prior = [numbers for numbers in heard.drawn if numbers.shape == said.noise.shape]
+        source = [n for n in heard.drawn if n.shape != said.noise.shape and n.size == len(heard.audio)]
+        return next(iter(prior), None), next(iter(source), None)
+
+    def is_replayable(self, said: Said, heard: Heard) -> bool:
         """Say whether it is known what all the numbers are for that the file draws."""
-        known = {said.noise.size, len(heard.audio)}
-        sizes = [len(numbers) for numbers in heard.drawn]
-        return not self.client.hidden_noise and set(sizes) <= known and len(sizes) == len(set(sizes))
+        known = [numbers for numbers in self.drawn(said, heard) if numbers is not None]
+        return not self.client.hidden_noise and len(known) == len(heard.drawn)
+
+    def noise_db(self, said: Said) -> float:
+        """Return by how much the noise of the file is louder than the voice's, where it can only be heard.
+
+        What is drawn differs from run to run, but hardly its power. NaN if neither has any.
+
+        Raises:
+            RunError: if the file does not run, or not without noise.
+        """
+        fed = self.client.as_fed(_with_noise(said, np.zeros_like(said.noise)))
+        heard = self.client.run(fed)
+        own = self.voice.say(fed, head=self.client.head())
+        nothing = Heard(heard.audio, ())
+        file, voice = (heard.audio, self.silent.run(fed).audio), (self.noisy(fed, nothing), own)
+        if any(loud.shape != quiet.shape for loud, quiet in (file, voice)):
+            raise RunError("it gives another length with noise than without")
+        with np.errstate(divide="ignore", invalid="ignore"):
+            powers = np.array([np.mean((loud.astype(np.float64) - quiet) ** 2) for loud, quiet in (file, voice)])
+            return float(10 * np.log10(powers[0] / powers[1]))
+
+    @cached_property
+    def only_length(self) -> int | None:
+        """A number of frames that the file takes where it does not take any; None if none was found.
+
+        What its inputs declare is tried, then the lengths that stand most often in the shapes of its graph.
+        """
+        tried = [*self.client.face.fixed_frames(), *_frozen(self.client.model.graph)]
+        for frames in dict.fromkeys(frames for frames in tried if frames in LENGTHS):
+            try:
+                self.client.run(say_to(self.voice, glide(frames)))
+            except RunError:
+                continue
+            return frames
+        return None
 
     def _run(self, said: Said, heard: Heard, wanted: Floats) -> Run:
         if heard.audio.shape != wanted.shape:
@@ -114,6 +158,15 @@ class Pair:
             per_frame = f"{len(heard.audio) / frames:g} samples a frame; the voice has {self.voice.hop}"
             return Run(said.frames, said.speaker, wanted, heard.audio, f"it gives {per_frame}")
         return Run(said.frames, said.speaker, wanted, heard.audio)
+
+
+def _frozen(graph: onnx.GraphProto) -> list[int]:
+    """Return the numbers that stand most often in the graph's shapes."""
+    tensors = [*graph.initializer]
+    tensors += [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
+    short = (t for t in tensors if t.data_type == TensorProto.INT64 and math.prod(t.dims) <= SHAPE)
+    counts = Counter(int(n) for t in short for n in numpy_helper.to_array(t).reshape(-1) if int(n) in LENGTHS)
+    return [number for number, _ in counts.most_common(TRIED_LENGTHS)]
 
 
 def _nothing(said: Said, why: str) -> Run:

@@ -7,14 +7,11 @@ that should differ in one thing do. The evidence is told with it. Where no trial
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import onnx
-from onnx import TensorProto, numpy_helper
 
 from voicekiln.convert.verify import difference
 from voicekiln.families.rvc_feed import glide
@@ -28,15 +25,14 @@ from voicekiln.nets.rvc import RND_SCALE
 
 ENOUGH: Final = 90
 """Frames in which a fault shows; more would only take longer."""
-TRIED_LENGTHS: Final = 8
-LENGTHS: Final = range(10, 2001)
-"""Frames that an exporter may have frozen."""
 MOSTLY: Final = 0.5
 """Of a file's weights; with fewer that are the voice's own it is another voice."""
 FLAT: Final = 3
 """Samples at the very same height that make a clipped wave."""
 PRIORS: Final = {0.0: "it adds no noise to the prior", RND_SCALE: "it multiplies its noise by 0.66666 once more",
                  1 / RND_SCALE: "it does not multiply its noise by 0.66666"}  # fmt: skip
+LOUDER_DB: Final = 6.0
+"""By which the power of one and the same noise never differs from run to run."""
 SOURCES: Final = {0.0: "its source draws no noise", 0.5: "the noise of its source is half as strong",
                   2.0: "the noise of its source is twice as strong"}  # fmt: skip
 
@@ -63,37 +59,17 @@ def diagnose(pair: Pair, runs: Sequence[Run], wanted_db: float) -> list[Finding]
     if not unlike:
         return found
     bad = next((run for run in unlike if run.frames >= ENOUGH), unlike[-1])
-    found += _sound(pair, bad, wanted_db)
+    try:
+        found += _sound(pair, bad, wanted_db)
+    except RunError as error:
+        says = f"Why it differs could not be found out, as it does not run on all that was tried: {error}."
+        found.append(Finding("unexplained", says, f"{bad.snr_db:.1f} dB at {bad.frames} frames"))
     unexplained = Finding(
         "unexplained",
         "Nothing that is known to go wrong in exports explains the difference.",
         f"{bad.snr_db:.1f} dB at {bad.frames} frames",
     )
     return found or [unexplained]
-
-
-def length_taken(pair: Pair) -> int | None:
-    """Return a number of frames that the file takes where it does not take any; None if none was found.
-
-    What its inputs declare is tried, then the lengths that stand most often in the shapes of its graph.
-    """
-    tried = [*pair.client.face.fixed_frames(), *_frozen(pair.client.model.graph)]
-    for frames in dict.fromkeys(frames for frames in tried if frames in LENGTHS):
-        try:
-            pair.client.run(say_to(pair.voice, glide(frames)))
-        except RunError:
-            continue
-        return frames
-    return None
-
-
-def _frozen(graph: onnx.GraphProto) -> list[int]:
-    """Return the numbers that stand most often in the graph's shapes."""
-    tensors = [*graph.initializer]
-    tensors += [a.t for node in graph.node if node.op_type == "Constant" for a in node.attribute if a.HasField("t")]
-    short = (t for t in tensors if t.data_type == TensorProto.INT64 and math.prod(t.dims) <= 8)  # noqa: PLR2004 - a shape's
-    counts = Counter(int(n) for t in short for n in numpy_helper.to_array(t).reshape(-1) if int(n) in LENGTHS)
-    return [number for number, _ in counts.most_common(TRIED_LENGTHS)]
 
 
 def _running(pair: Pair, runs: Sequence[Run]) -> Iterator[Finding]:
@@ -107,7 +83,7 @@ def _running(pair: Pair, runs: Sequence[Run]) -> Iterator[Finding]:
         yield Finding(
             "other-hop", f"It is of another sample rate: {others[0].trouble}.", f"{others[0].frames} frames were run"
         )
-    elif len(ran) == 1 and ran[0].frames == length_taken(pair):
+    elif len(ran) == 1 and ran[0].frames == pair.only_length:
         only = ran[0].frames
         yield Finding(
             "fixed-length",
@@ -190,10 +166,23 @@ def _noise(pair: Pair, quiet: Run, wanted_db: float) -> list[Finding]:
     return [Finding("noise-differs", "Its noise is not the original's.", evidence)]
 
 
+def noise_level(pair: Pair, frames: int) -> list[Finding]:
+    """Find noise that is of another strength, where nothing else can be told of it, or that keeps it from running."""
+    try:
+        louder = pair.noise_db(say_to(pair.voice, glide(frames)))
+    except RunError as error:
+        return [Finding("does-not-run", "It does not run unless its noise is switched off.", str(error))]
+    if math.isnan(louder) or abs(louder) <= LOUDER_DB:
+        return []
+    how = f"{abs(louder):.0f} dB {'louder' if louder > 0 else 'quieter'} than" if math.isfinite(louder) else "unlike"
+    evidence = "the power by which a run with noise differs from one without, of the file and of the voice"
+    return [Finding("noise-differs", f"Its noise is {how} the original's.", evidence)]
+
+
 def _missing_hiss(pair: Pair, frames: int) -> list[Finding]:
     """Say that the source has no noise where the file draws none; what it changes could not be heard apart."""
     said = say_to(pair.voice, glide(frames))
-    if pair.draws(pair.client.run(said), said)[1] or pair.client.hidden_noise:
+    if pair.client.hidden_noise or pair.drawn(said, pair.client.run(said))[1] is not None:
         return []
     says = "Its source draws no noise either, which the original has under its sine and in its place where unvoiced."
     return [Finding("no-source-noise", says, "no node of its graph draws a random number for each sample")]

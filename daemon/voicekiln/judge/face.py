@@ -32,7 +32,8 @@ FACES: Final[tuple[tuple[str, str], ...]] = (
 """Faces of voices with f0, input by input in their order; without f0 each lacks `pitch` and `f0`."""
 PITCHED_ONLY: Final = (("obs-rvc", "phone:features pitch:pitch pitchf:f0"),)
 
-_KINDS: Final[dict[Role, tuple[str, tuple[int, ...]]]] = {
+_TYPES: Final = {"float": ("float16", "float32", "float64"), "int": ("int32", "int64")}
+_KINDS: Final[dict[Role, tuple[Literal["float", "int"], tuple[int, ...]]]] = {
     "features": ("float", (3,)),
     "lengths": ("int", (1,)),
     "pitch": ("int", (2,)),
@@ -45,6 +46,8 @@ _KINDS: Final[dict[Role, tuple[str, tuple[int, ...]]]] = {
     "formant": ("int", (0, 1)),
 }
 """Type and ranks of what an input takes."""
+
+AXES_SHOWN: Final = 6
 
 FRAME_AXES: Final[dict[Role, int]] = {"features": 1, "pitch": 1, "f0": 1, "noise": 2}
 """The axis of an input that counts frames."""
@@ -79,6 +82,12 @@ class Face:
         port = self.roles.get(role)
         size = None if port is None else port.axes[2 if role == "features" else 1]
         return size if isinstance(size, int) else None
+
+
+def shown(port: Port) -> str:
+    """Return an input as people read it: `phone float32[1, frames, 768]`."""
+    more = ", ..." if len(port.axes) > AXES_SHOWN else ""
+    return f"{port.name} {port.dtype}[{', '.join(map(str, port.axes[:AXES_SHOWN]))}{more}]"
 
 
 def recognise(inputs: Sequence[Port]) -> Face:
@@ -125,9 +134,8 @@ def _roles(words: str) -> dict[str, Role]:
 
 def _fits(role: Role, port: Port) -> bool:
     kind, ranks = _KINDS[role]
-    return port.dtype.startswith(kind) and len(port.axes) in ranks
+    return port.dtype in _TYPES[kind] and len(port.axes) in ranks
 
 
 def _listed(inputs: Sequence[Port]) -> str:
-    shown = [f"{port.name} {port.dtype}[{', '.join(map(str, port.axes))}]" for port in inputs[:16]]
-    return ", ".join(shown) or "none"
+    return ", ".join(map(shown, inputs[:16])) or "none"

@@ -12,7 +12,7 @@ import tokenize
 import wave
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, NoReturn, Protocol
+from typing import Any, Final, NoReturn
 
 import numpy as np
 import onnxruntime
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from voicekiln.families.rvc_feed import coarse
 from voicekiln.families.rvc_settings import FRAMES_PER_S
-from voicekiln.job import Speech, Stage
+from voicekiln.job import Enter, Speech
 from voicekiln.judge.client import Client, Floats, RunError, Said, open_client
 from voicekiln.judge.face import UnfitError
 from voicekiln.judge.label import sample_rate
@@ -41,14 +41,6 @@ MAX_HZ: Final = 20_000.0
 _BROKEN_NPY: Final = (ValueError, OverflowError, SyntaxError, tokenize.TokenError, RecursionError, MemoryError)
 """What NumPy raises on files that are none of its own. Their head is read as a literal of Python's, whose parser bounds
 what is nested by memory errors, too."""
-
-
-class Enter(Protocol):
-    """Is told of each stage that begins, and of each step of one."""
-
-    def __call__(self, stage: Stage, step: int = 0, steps: int = 0, /) -> None:
-        """Pass it on."""
-        ...
 
 
 def listen(speech: Speech, entered: Enter) -> tuple[dict[str, Any], tuple[str, ...]]:

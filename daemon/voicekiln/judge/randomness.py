@@ -11,8 +11,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
+from voicekiln.errors import plain
+
 NORMAL: Final = ("RandomNormal", "RandomNormalLike")
-RANDOM: Final = (*NORMAL, "RandomUniform", "RandomUniformLike")
+UNIFORM: Final = ("RandomUniform", "RandomUniformLike")
+RANDOM: Final = (*NORMAL, *UNIFORM)
 CASTLIKE_OPSET: Final = 15
 
 
@@ -26,9 +29,9 @@ class Draw:
     scale: float
 
     def standard(self, drawn: NDArray[Any]) -> NDArray[np.float32]:
-        """Return the standard normal numbers from which the node's were made, flat."""
-        numbers: NDArray[np.float32] = drawn.reshape(-1).astype(np.float32)
-        return (numbers - np.float32(self.mean)) / np.float32(self.scale) if self.scale else np.zeros_like(numbers)
+        """Return the standard normal numbers from which the node's were made, without axes of one."""
+        numbers: NDArray[np.float32] = drawn.squeeze().astype(np.float32)
+        return (numbers - np.float32(self.mean)) / np.float32(self.scale)
 
 
 def draws(graph: onnx.GraphProto) -> tuple[Draw, ...]:
@@ -41,6 +44,17 @@ def is_hidden(model: onnx.ModelProto) -> bool:
     inner = [node for node in _live(model.graph) for graph in _bodies(node) for node in _walk(graph)]
     inner += [node for function in model.functions for node in _walk(function)]
     return any(node.op_type in RANDOM for node in inner)
+
+
+def fatal(model: onnx.ModelProto) -> str | None:
+    """Return a clause on a node that draws what cannot be; ONNX Runtime does not refuse it but ends the process."""
+    for node in (node for graph in (model.graph, *model.functions) for node in _walk(graph)):
+        facts = {attribute.name: attribute.f for attribute in node.attribute}
+        if node.op_type in NORMAL and not facts.get("scale", 1.0) > 0:
+            return f"its node {plain(node.name, 60)} draws random numbers with a scale of {facts['scale']:g}"
+        if node.op_type in UNIFORM and not facts.get("low", 0.0) <= facts.get("high", 1.0):
+            return f"its node {plain(node.name, 60)} draws random numbers from a range that ends before it begins"
+    return None
 
 
 def silent(model: onnx.ModelProto) -> onnx.ModelProto:

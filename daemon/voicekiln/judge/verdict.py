@@ -7,7 +7,8 @@ no exporter traces. The measure is that of our own files. What is said of a file
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -16,24 +17,28 @@ import numpy as np
 from voicekiln.errors import plain
 from voicekiln.families.rvc_feed import glide
 from voicekiln.families.rvc_settings import FRAMES_PER_S
-from voicekiln.job import Precision
-from voicekiln.judge.client import Client, RunError, open_client
+from voicekiln.job import Enter, Precision
+from voicekiln.judge.client import Client, RunError, Said, open_client
 from voicekiln.judge.comparison import Pair, Run
-from voicekiln.judge.diagnosis import Finding, diagnose, length_taken
+from voicekiln.judge.diagnosis import Finding, diagnose, noise_level
+from voicekiln.judge.face import shown
 from voicekiln.judge.label import contradictions
-from voicekiln.judge.listen import Enter
 from voicekiln.judge.original import Voice, open_voice, say_to
 
 LENGTHS: Final = (40, 97)
 """Frames: as when our own files are verified."""
+OPSETS: Final = range(1, 1000)
+"""That there can be; the file's own number is only told."""
 LONG: Final = 1000
 """Frames, 10 s: what drifts has drifted by then."""
+HALF: Final = ("float16", "bfloat16")
+"""Types of weights that are measured by the mark for half precision."""
 COLUMNS: Final = 72
 """Of the drawing of levels."""
 SILENCE_DB: Final = -200
 QUIET_NOTE: Final = (
     "It draws random numbers whose use could not be told, so it was compared with all its noise switched off: "
-    "whether its noise is right was not judged."
+    "of its noise only the strength was judged."
 )
 
 
@@ -48,13 +53,16 @@ def judge(model: Path, checkpoint: Path, entered: Enter, *, long: bool) -> dict[
     entered("load")
     client, voice = open_client(model), open_voice(checkpoint)
     facts = {"file": _file(client), "voice": _voice(voice), "metadata": _metadata(client, voice)}
-    precision: Precision = "fp32" if client.weight_type == "float32" else "fp16"
+    precision: Precision = "fp16" if client.weight_type in HALF else "fp32"
     wanted_db = voice.wanted_db[precision]
     pair = Pair(client, voice)
     if (unlike := _unlike(client, voice)) is not None:
         return facts | _verdict([], [unlike], wanted_db, precision)
     runs, notes = _runs(pair, (*LENGTHS, LONG) if long else LENGTHS, entered)
-    findings = [] if all(is_faithful(run, wanted_db) for run in runs) else diagnose(pair, runs, wanted_db)
+    if not all(is_faithful(run, wanted_db) for run in runs):
+        findings = diagnose(pair, runs, wanted_db)
+    else:
+        findings = noise_level(pair, runs[-1].frames) if QUIET_NOTE in notes else []
     return facts | _verdict(runs, findings, wanted_db, precision) | {"notes": notes, "levels": _levels(runs)}
 
 
@@ -87,16 +95,16 @@ def _runs(pair: Pair, lengths: Sequence[int], entered: Enter) -> tuple[list[Run]
         for at, frames in enumerate(lengths)
     ]
     notes = [] if pair.client.face.has("speaker") or not last else ["It takes no speaker; speaker 0 was compared."]
-    compare = pair.beside
+    compare: Callable[[Said], Run] = pair.beside
     if not _is_replayable(pair, lengths[0]):
         notes.append(QUIET_NOTE)
-        compare = lambda said: pair.quietly(said, noise=True)  # noqa: E731 - one of two ways
+        compare = partial(pair.quietly, noise=True)
     runs = []
     for at, said in enumerate(sayings, start=1):
         entered("verify", at, len(sayings) + 1)
         runs.append(compare(said))
     entered("verify", len(sayings) + 1, len(sayings) + 1)  # what is left: to find out why, if there is something
-    if any(run.stopped for run in runs) and (only := length_taken(pair)):
+    if any(run.stopped for run in runs) and (only := pair.only_length):
         runs.append(compare(say_to(pair.voice, glide(only))))
     return runs, notes
 
@@ -104,9 +112,9 @@ def _runs(pair: Pair, lengths: Sequence[int], entered: Enter) -> tuple[list[Run]
 def _is_replayable(pair: Pair, frames: int) -> bool:
     said = say_to(pair.voice, glide(frames))
     try:
-        return pair.is_replayable(pair.client.run(said), said)
+        return pair.is_replayable(said, pair.client.run(said))
     except RunError:
-        if only := length_taken(pair):
+        if only := pair.only_length:
             return _is_replayable(pair, only)
     return not pair.client.hidden_noise  # it does not run at all, which the runs will say
 
@@ -114,7 +122,7 @@ def _is_replayable(pair: Pair, frames: int) -> bool:
 def _verdict(
     runs: Sequence[Run], findings: Sequence[Finding], wanted_db: float, precision: Precision
 ) -> dict[str, Any]:
-    faithful = bool(runs) and all(is_faithful(run, wanted_db) for run in runs)
+    faithful = bool(runs) and all(is_faithful(run, wanted_db) for run in runs) and not findings
     worst = round(min((_rank(run.snr_db) for run in runs if not run.trouble), default=math.nan), 2)
     wanted = f"{wanted_db:g} dB is wanted of {precision}"
     if faithful:
@@ -156,9 +164,11 @@ def _file(client: Client) -> dict[str, Any]:
     model = client.model
     return {
         "face": client.face.title,
-        "inputs": [f"{p.name} {p.dtype}[{', '.join(map(str, p.axes))}]" for p in client.face.roles.values()],
+        "inputs": [shown(port) for port in client.face.roles.values()],
         "made_by": plain(f"{model.producer_name} {model.producer_version}".strip(), 80) or "unknown",
-        "opset": next((int(o.version) for o in model.opset_import if o.domain in ("", "ai.onnx")), 0),
+        "opset": next(
+            (o.version for o in model.opset_import if o.domain in ("", "ai.onnx") and o.version in OPSETS), 0
+        ),
         "weights": client.weight_type,
     }
 

@@ -10,9 +10,10 @@ from __future__ import annotations
 import base64
 import math
 import operator
-import re
 from dataclasses import dataclass
 from itertools import pairwise
+
+from voicekiln.job import PICTURE
 
 COLUMNS = 100
 LEFT, STEP = 46, 3
@@ -24,7 +25,6 @@ NEXT_LANE = 42
 SCALE_TOP, SCALE = 104, 60
 """Pixels; where 0 dB lies, and how far below it the floor of -200 dB."""
 
-_FORM = re.compile(r"[A-Za-z0-9_-]{800}")
 _HEIGHT = bytes(round((255 - b) * LANE / 255) for b in range(256))
 _DEPTH = bytes(round((255 - b) * SCALE / 255) for b in range(256))
 _POWER = [10 ** ((b * 200 / 255 - 200) / 10) for b in range(256)]
@@ -52,13 +52,8 @@ class Drawing:
 
 
 def drawing(picture: str) -> Drawing | None:
-    """Return the lines of a picture, None if this is none.
-
-    `picture` is URL-safe base64 without padding of six tracks of 100 bytes: the original's least and greatest values
-    and the ONNX file's (0..255 is -1..1 of the original's peak), then the levels of the original and of the
-    difference (0..255 is -200..0 dB of that peak).
-    """
-    if not _FORM.fullmatch(picture):
+    """Return the lines of a picture (see `job.PICTURE`), None if this is none."""
+    if not PICTURE.fullmatch(picture):
         return None
     data = base64.urlsafe_b64decode(picture)
     low, high, onnx_low, onnx_high, level, difference = (data[i : i + COLUMNS] for i in range(0, len(data), COLUMNS))

@@ -93,7 +93,7 @@
     if (focus) document.getElementById(focus)?.focus({ preventScroll: true });
     if (focus === "q") one("#q").setSelectionRange(at, at);
   }
-  tools.hidden = auto.parentNode.hidden = false;
+  auto.parentNode.hidden = false;
   tools.hidden = rows.length === 0;
   if (history.state?.fields) restore(history.state); else filter();
 

@@ -27,6 +27,7 @@ from voicekiln.page.board import JSON_BEGINNING, PAGE_BEGINNING, Board
 from voicekiln.page.facts import as_json
 from voicekiln.settings import Settings, Status
 from voicekiln.supervisor.common import Common
+from voicekiln.supervisor.homes import AwayError
 from voicekiln.supervisor.ownership import Ownership
 from voicekiln.supervisor.survey import MINUTE_S, Moment, Survey
 from voicekiln.words import Words
@@ -183,8 +184,7 @@ class _Work:
             OSError: if the ledger does not answer.
             LedgerDamagedError: if it is damaged, which is no affair of the page alone.
         """
-        self.common.homes.check("outbox")
-        self.must_be_sure()
+        self._may_write()
         began = time.monotonic()
         board = self._board(moment, stopped=stopped)
         manner = (self.settings.status, self.settings.publish, self.words.language)
@@ -192,6 +192,7 @@ class _Work:
         troubles: list[str] = []
         for path in self.gone:
             with _noting(troubles):
+                self._may_write()
                 take_down(self._file(Path(path)))
         status = self.settings.status
         for place, render in ((status.page, _page), (status.json, as_json)):
@@ -199,6 +200,11 @@ class _Work:
                 with _noting(troubles):
                     size += self._put_up(place, render, board)
         return Written(board, digest, None if digest == known else size, time.monotonic() - began, tuple(troubles))
+
+    def _may_write(self) -> None:
+        """Raise if it may not be written now; asked again and again, because thousands of voices take seconds."""
+        self.common.homes.check("outbox")  # not into the empty folder beneath a mount point
+        self.must_be_sure()
 
     def _board(self, moment: Moment, *, stopped: bool) -> Board:
         free = os.statvfs(self.settings.outbox)
@@ -216,8 +222,9 @@ class _Work:
         except KeyError as error:
             raise OSError(f"there is no group {publish.group} any more") from error
         way = os.path.relpath(outbox, outbox / path.parent)
+        self._may_write()
         pieces = _guarded(render(board, self.words, "" if way == "." else way))
-        return put_up(self._file(path), pieces, rights, f"{self.common.ledger.instance}board", self.must_be_sure)
+        return put_up(self._file(path), pieces, rights, f"{self.common.ledger.instance}board", self._may_write)
 
     def _file(self, path: Path) -> BoardFile:
         root, below = (path.parent, path.name) if path.is_absolute() else (self.settings.outbox, path)
@@ -229,7 +236,7 @@ def _noting(troubles: list[str]) -> Iterator[None]:
     """Note what goes wrong: one file that cannot be written does not keep the other."""
     try:
         yield
-    except NotOwnerError:
+    except (NotOwnerError, AwayError):
         raise
     except NameTaken as error:
         troubles.append(f"{error.found['name']} is there already and is no folder")

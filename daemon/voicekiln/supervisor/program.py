@@ -2,7 +2,8 @@
 
 No shell; nothing of ours goes in but the words, a few variables and an empty standard input. What it writes is read
 while it runs, so that it never waits for us, and kept up to a limit. Out of time it is asked to end (SIGTERM), then it
-and all that it has started in its group are killed; what SIGKILL does not end hangs in the kernel and is left behind.
+and all that it has started in its group are killed. What SIGKILL does not end, because it hangs in the kernel or runs
+as another user (sudo), is left behind.
 """
 
 from __future__ import annotations
@@ -83,17 +84,22 @@ def run(words: Sequence[str], env: Mapping[str, str], timeout_s: float, hurry: t
         output.listen(timeout_s, lambda: lives() and not hurry.is_set())
         if lives():
             ended = "asked"
-            os.killpg(process.pid, signal.SIGTERM)
+            _signal(process.pid, signal.SIGTERM)
             output.listen(ASK_S, lives)
         output.listen(DRAIN_S, lambda: output.open and not lives())  # a grandchild may hold it open for ever
         if lives():
             ended = "killed"
-        with suppress(ProcessLookupError):  # its number is not free yet: nobody has asked for its status
-            os.killpg(process.pid, signal.SIGKILL)
+        _signal(process.pid, signal.SIGKILL)  # its number is not free yet: nobody has asked for its status
         output.listen(KILL_S, lives)
     if lives():
-        return Outcome(None, time.monotonic() - began, output.lines(), "left behind, since it hangs in the kernel")
+        return Outcome(None, time.monotonic() - began, output.lines(), "left behind, since it cannot be killed")
     return Outcome(process.wait(), time.monotonic() - began, output.lines(), ended)
+
+
+def _signal(group: int, number: signal.Signals) -> None:
+    """Send a signal to a group, as far as there is one and we may."""
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(group, number)
 
 
 def _lives(pid: int) -> bool:

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 
 PATIENCE_S = 2.0
+PAUSE_S = 0.5
+"""After a caller could not be let in."""
 MAX_QUESTION = 8192
 MODE = 0o660
 """Of the socket."""
@@ -47,19 +49,22 @@ class Scrape:
     def _run(self) -> None:
         try:
             listener = listen(self._path)
+            ours = self._path.lstat()
         except OSError as error:
             self.trouble = error.strerror or str(error)
             return
-        ours = self._path.lstat()
         with listener:
             while True:
                 ready, _, _ = select.select([listener.fileno(), self._stop_reading], [], [])
                 if self._stop_reading in ready:
                     break
-                with suppress(OSError):  # whoever asked has gone away or is too slow; the next one may ask
+                try:
                     asking, _ = listener.accept()
-                    with asking:
-                        answer(asking, self._text)
+                except OSError:  # gone already; or there is no descriptor left, which does not change at once
+                    select.select([self._stop_reading], [], [], PAUSE_S)
+                    continue
+                with asking, suppress(OSError):  # whoever asked has gone away or is too slow; the next one may ask
+                    answer(asking, self._text)
             with suppress(OSError):
                 there = self._path.lstat()  # while ours is open, no other file has its number
                 if (there.st_dev, there.st_ino) == (ours.st_dev, ours.st_ino):
@@ -97,7 +102,7 @@ def _answers(path: Path) -> bool:
             caller.connect(str(path))
         except ConnectionRefusedError:
             return False
-        except TimeoutError:  # somebody is there and has his hands full
+        except BlockingIOError:  # somebody is there and has his hands full; local sockets do not wait for him
             return True
     return True
 

@@ -22,10 +22,10 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO, cast
 
 from voicekiln.errors import Refusal, plain
-from voicekiln.job import Stage
+from voicekiln.job import Enter, Stage
 from voicekiln.worker import cage
 from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.wire import (
@@ -53,14 +53,6 @@ PR_SET_PDEATHSIG = 1
 
 OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ESTALE, errno.EMFILE, errno.ENFILE)
 """Errors of the machine, not of the file."""
-
-
-class Enter(Protocol):
-    """Is told of each stage that begins, and of each step of one whose number of them is known."""
-
-    def __call__(self, stage: Stage, step: int = 0, steps: int = 0, /) -> None:
-        """Pass it on."""
-        ...
 
 
 Work = Callable[[Request, Enter], Answer]
