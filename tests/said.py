@@ -38,6 +38,7 @@ CONSTANTS = {
     "STORED_AS_HALF": "reason",
     "NO_FILE": "reason",
     "NO_MOEVS": "why",
+    "MARKED": "reason",
 }
 """Names that hold what is told."""
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import tempfile
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +19,8 @@ from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
 from voicekiln.folders.owner import MARKER, Marker
 from voicekiln.folders.voices import State
 from voicekiln.loop import only_daemon
+from voicekiln.oneoff import Desk
+from voicekiln.settings import Settings
 
 DAY = 86400.0
 
@@ -254,3 +258,15 @@ def test_without_a_ledger_there_is_nothing_to_tell(tmp_path: Path, capsys: pytes
     assert main(["status", "--config", str(tmp_path / "config.yaml")]) == BAD_CONFIG
     assert "has never run" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_command_that_is_told_to_end_leaves_no_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it has copied may be gigabytes; SIGTERM, as at a logout, clears it away, and then means what it meant."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    before = signal.getsignal(signal.SIGTERM)
+    desk = Desk(Settings.in_folder(tmp_path), tmp_path / "templates")
+    assert list(tmp_path.glob("voicekiln-*"))
+    with pytest.raises(SystemExit, match="143"), desk:
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert list(tmp_path.glob("voicekiln-*")) == []
+    assert signal.getsignal(signal.SIGTERM) is before

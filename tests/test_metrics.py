@@ -117,6 +117,7 @@ def test_a_copy_is_not_timed_again(build: Callable[..., Metered]) -> None:
     kiln.run(60)
     assert kiln.told("conversions_total", outcome="converted") == 1
     assert kiln.told("conversions_total", outcome="copied") == 1
+    assert [line["outcome"] for line in kiln.log.of("job.finished")] == ["converted", "copied"]
     assert kiln.told("conversion_seconds_count") == 1
     assert kiln.told("published_files_total") == 2
 

@@ -110,7 +110,7 @@ class Meter:
             return
         self._files.inc(len(facts["bytes"]))
         self._bytes.inc(sum(facts["bytes"].values()))
-        if not facts["attempt"]:  # the times are those of the voice that it is a copy of
+        if facts["outcome"] == "copied":  # the times are those of the voice that it is a copy of
             self._conversions.labels("copied").inc()
             return
         self._conversions.labels("converted").inc()

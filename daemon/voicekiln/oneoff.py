@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+import signal
+import sys
 import tempfile
 import threading
 import time
@@ -43,6 +45,11 @@ def _untold(stage: Stage, step: int, steps: int) -> None:
     """Keep it to oneself."""
 
 
+def _leave(number: int, _: object) -> None:
+    """End the command by an exception, so that its copies, which may be gigabytes, are cleared away."""
+    sys.exit(128 + number)
+
+
 class NotDoneError(Exception):
     """The worker was lost; the text says how."""
 
@@ -56,16 +63,22 @@ class Desk:
         self._wake = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="voicekiln-")
         room = Path(self._folder.name)
+        self._former: Any = None
+        """What SIGTERM did before."""
         self._worker = hire(
             settings.worker, devices(settings.worker.device)[0], Rooms(templates, room, room), self._wake.set
         )
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            self._former = signal.signal(signal.SIGTERM, _leave)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._worker.close(1.0)
         self._folder.cleanup()
+        if self._former is not None:
+            signal.signal(signal.SIGTERM, self._former)
 
     def convert(
         self, path: Path, out: Path, recipe: Recipe, entered: Entered

@@ -177,7 +177,6 @@ class Service:
             ended=dict(common.ended),
             troubles=tuple(self.troubles()),
             last_scan=self.intake.last_scan,
-            next_sweep_s=self.sweeper.next_sweep - common.now.mono,
             clock=common.ledger.clock,
             wall=common.now.wall,
         )

@@ -252,3 +252,17 @@ def test_numbers_that_cannot_be_are_slips_of_the_pen(
         listen(folder, *words)
     assert ended.value.code == 2
     assert words[0] in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_listen_replaces_plain_files_only(folder: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    """A device under the name, /dev/null above all, would be lost for the whole machine."""
+    out = folder / "out.wav"
+    if kind == "link":
+        out.symlink_to(folder / "elsewhere.wav")
+    else:
+        os.mkfifo(out)
+    before = out.lstat()
+    assert listen(folder) == NOT_DONE
+    assert "name a plain file" in capsys.readouterr().err
+    assert (out.lstat().st_ino, out.lstat().st_mode) == (before.st_ino, before.st_mode)

@@ -154,7 +154,7 @@ def test_a_file_without_a_model_says_what_it_has(tmp_path: Path, thing: object, 
     """An optimizer alone is no voice."""
     found = refusal(tmp_path, saved(thing))
     assert isinstance(found, NoWeights)
-    assert found.found["what"] == what
+    assert found.found["keys"] == what
 
 
 @pytest.mark.parametrize("thing", [[torch.ones(2)], torch.ones(2), "text", 3, None])

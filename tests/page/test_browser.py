@@ -192,8 +192,30 @@ def test_search_and_filters_find(browser: Browser, page_file: Path, do: dict[str
             else:
                 page.locator(f"#{field}").select_option(value)
         assert sorted(reader.shown()) == sorted(names)
-        assert page.locator("#found").inner_text() == f"{len(names)} of 35 voices"
+        said = f"{len(names)} of 35 voices" if names else "No voice matches."
+        assert page.get_by_role("status").inner_text() == said
         assert all(section.locator(".v:not([hidden])").count() for section in page.locator("section:visible").all())
+
+
+def test_a_heading_counts_what_is_left(browser: Browser, page_file: Path) -> None:
+    """Of how many, while something is searched for; a section of which all is left says what it said before."""
+    with Reader(browser) as reader:
+        page = reader.open(page_file)
+        for query, counts in (("voice", ["1 of 4", "12 of 26"]), ("", ["2", "3", "4", "26"])):
+            page.locator("#q").fill(query)
+            assert page.locator("section:visible .count").all_inner_texts() == counts
+
+
+def test_on_a_phone_the_name_comes_first(browser: Browser, page_file: Path) -> None:
+    """What a voice is stands below its name, and below all that an unfolded row shows."""
+    with Reader(browser, viewport=PHONE) as reader:
+        row = reader.open(page_file).locator("tr.v").nth(2)
+        for above in (".n", ".more"):
+            upper, model = (row.locator(part).bounding_box() for part in (above, "td:nth-child(2)"))
+            assert upper
+            assert model
+            assert upper["y"] + upper["height"] <= model["y"]
+            row.locator("summary").click()
 
 
 def test_a_new_page_is_read_by_itself_and_nothing_is_lost(browser: Browser, page_file: Path) -> None:

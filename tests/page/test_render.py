@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 import boards
 from boards import NOW
 from voicekiln import words
-from voicekiln.page.board import PAGE_BEGINNING, Board
+from voicekiln.page.board import PAGE_BEGINNING, Board, Made
 from voicekiln.page.facts import link
-from voicekiln.page.render import _size, render
+from voicekiln.page.render import _sentence, _size, render
 
 EVIL = "<i>&\"'{{1}}</noscript><script>"
 
@@ -151,10 +151,74 @@ def test_the_picture_and_its_figure_are_of_one_file() -> None:
     assert re.findall(r"(\d+) dB</text>", picture) == ["62"]
 
 
+def test_the_picture_names_its_file() -> None:
+    """Where there are several of different fidelity; a single one needs no telling."""
+    several, single = (page(boards.board([boards.done(number)])) for number in (1, 2))
+    assert re.findall(r"<figcaption[^>]*>The picture shows (.*?), the least", several) == [
+        "artists/01/voice 0001.fp16.onnx"
+    ]
+    assert "<figcaption" not in single
+
+
+def test_a_copy_has_no_seconds_of_work() -> None:
+    """They would be another voice's."""
+    html = page(boards.board([replace(boards.done(1), seconds=None)]))
+    assert "the same content had been converted before." in html
+    assert "of work" not in html
+
+
+def test_the_folder_for_moevoicestudio_is_named() -> None:
+    """All that has to be copied lies in it, so the file alone would not be enough."""
+    files = (
+        Made("x/zoe.onnx", "rvc", "fp32", 1, 97.0),
+        Made("x/zoe.moevs/zoe/zoe_RVC.onnx", "moevs", "fp32", 1, 97.0),
+    )
+    assert "copy what is in x/zoe.moevs into" in page(boards.board([replace(boards.done(2), files=files)]))
+    assert "MoeVoiceStudio" not in page(boards.board([replace(boards.done(2), files=files[:1])]))
+
+
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        ("its end is missing", "Its end is missing."),
+        ("No space left on device", "No space left on device."),
+        ("It is done.", "It is done."),
+        ("voicekiln has no right to read this file.", "voicekiln has no right to read this file."),
+        ("a.onnx in the outbox is not a file", "a.onnx in the outbox is not a file."),
+        ("文件末尾缺失", "文件末尾缺失。"),
+        ("文件已损坏。", "文件已损坏。"),
+    ],
+)
+def test_a_reason_is_shown_as_a_sentence(reason: str, sentence: str) -> None:
+    """With a capital and a full stop; names stay as they are."""
+    assert _sentence(reason) == sentence
+
+
+def test_all_reasons_on_the_page_are_sentences() -> None:
+    """Of the voices that wait, and what keeps the daemon from its work."""
+    waiting = boards.full().waiting[2]
+    html = page(boards.board([], waiting=(waiting,), troubles=("its end is missing",)))
+    assert html.count(">Its end is missing.<") == 2
+
+
+def test_the_last_look_does_not_grow_old_with_the_page() -> None:
+    """The daemon looks on without writing, so the time is that of the writing and no age is counted from it."""
+    html = page(boards.full())
+    [kind] = re.findall(r'as of writing</dt><dd><time datetime="2026-11-21T11:55:00Z" class="(.*?)">', html)
+    assert kind == "stamp"
+
+
+def test_in_chinese_seconds_have_one_name() -> None:
+    """In the sums as in the rows."""
+    html = "".join(render(boards.full(), words.of("zh"), ""))
+    assert "4.6 秒" in html
+    assert not re.search(r"\d s\b", re.sub(r"<(style|script)>.*?</\1>", "", html, flags=re.DOTALL))
+
+
 def test_troubles_and_what_is_left_out_are_said() -> None:
     """A share that is away stands at the top, and voices that are not listed are counted."""
     html = page(replace(boards.board([boards.done(1)], troubles=("the inbox is away",)), left_out=12345))
-    assert "the inbox is away" in html[: html.index("<main>")]
+    assert "The inbox is away." in html[: html.index("<main>")]
     assert "12,345 older ones" in html
 
 

@@ -32,7 +32,9 @@ from voicekiln.page.picture import drawing
 from voicekiln.settings import Publish, Status, Sweep
 from voicekiln.steps import Step
 from voicekiln.supervisor import noticeboard
-from voicekiln.supervisor.survey import Survey, done_part
+from voicekiln.supervisor.delivery import PAGE_IN_THE_WAY
+from voicekiln.supervisor.survey import MARKED, Survey, done_part
+from voicekiln.supervisor.sweeping import WANT_SWEEP
 from voicekiln.words import of
 from voicekiln.worker.wire import Convert, Looked, Request
 
@@ -167,28 +169,64 @@ def sleep(kiln: Kiln, seconds: float) -> None:
     """Let hours pass, in which the daemon sweeps when it wants to."""
     end = kiln.mono + seconds
     while kiln.mono < end:
-        hop = max(0.0, min(end - kiln.mono - 1, kiln.service.moment().next_sweep_s))
+        hop = max(0.0, min(end, kiln.service.sweeper.due()) - kiln.mono - 1)
         kiln.mono, kiln.wall = kiln.mono + hop, kiln.wall + hop
         kiln.run(1)
 
 
 @pytest.mark.parametrize("results", [2 * HOUR, DAY, 7 * DAY])
-def test_it_is_swept_when_the_page_says(build: Callable[..., Kiln], results: float) -> None:
-    """To the minute, a result is there before that time and gone after it."""
+def test_it_is_swept_from_the_time_on_that_the_page_says(build: Callable[..., Kiln], results: float) -> None:
+    """Until then it is there, after the next sweep it is gone; a sweep out of turn changes nothing of it."""
     kiln = build(sweep=Sweep(sources=None, results=results, refusals=None, every=5 * HOUR, max_share=1.0))
     kiln.drop("a.pth")
     kiln.run(60)
-    with Census(kiln.ledger.path) as census:
-        board = Survey(census, kiln.service.moment(), kiln.settings.sweep).board((1, 2), None, stopped=False)
-    [voice] = board.done
-    assert voice.swept_at is not None
-    sleep(kiln, voice.swept_at - kiln.wall - 200)
+
+    def swept_at() -> float | None:
+        with Census(kiln.ledger.path) as census:
+            board = Survey(census, kiln.service.moment(), kiln.settings.sweep).board((1, 2), None, stopped=False)
+        return board.done[0].swept_at
+
+    told_at = swept_at()
+    assert told_at is not None
+    [(published, _), *_] = kiln.ledger.files(kiln.voice("a.pth").id)
+    assert 0 <= published + results - told_at < 60
+    sleep(kiln, HOUR / 2)
+    kiln.ledger.set_fact(WANT_SWEEP, "")
+    kiln.run(60)
+    assert swept_at() == told_at
+    sleep(kiln, told_at - kiln.wall - 1)
     assert (kiln.outbox / "a.onnx").exists()
-    kiln.run(240)
+    sleep(kiln, 5 * HOUR + 120)
     assert not (kiln.outbox / "a.onnx").exists()
     kiln.run(60)
     assert told(kiln)["done"][0]["files"] == []
     assert told(kiln)["done"][0]["swept_at"] is None
+
+
+def test_a_copy_claims_no_work_of_its_own(build: Callable[..., Kiln]) -> None:
+    """What was published from an equal file's result took no time; the other one's stands beside the other one."""
+    kiln = build()
+    content = kiln.drop("a.pth").read_bytes()
+    kiln.run(60)
+    kiln.drop("b.pth", content)
+    kiln.run(60)
+    assert {voice["file"]: voice["seconds"] for voice in told(kiln)["done"]} == {"a.pth": 1.6, "b.pth": None}
+    assert (kiln.outbox / "status.html").read_text().count("had been converted before") == 1
+
+
+def test_a_mark_in_the_names_is_explained(build: Callable[..., Kiln]) -> None:
+    """Beside the voice that bears one, and not beside the one that had the name first, or a mark of its own."""
+    kiln = build()
+    kiln.drop("zoe.pth")
+    kiln.drop("anna~454567.pth")
+    kiln.run(60)
+    kiln.drop("Zoe.pth")
+    kiln.run(60)
+    assert {voice["file"]: MARKED in voice["notes"] for voice in told(kiln)["done"]} == {
+        "zoe.pth": False,
+        "anna~454567.pth": False,
+        "Zoe.pth": True,
+    }
 
 
 def test_never_swept_is_never(build: Callable[..., Kiln]) -> None:
@@ -515,6 +553,35 @@ def test_a_sidecar_of_that_name_is_nobodys_page(build: Callable[..., Kiln]) -> N
     kiln.run(60)
     assert (kiln.outbox / "status.json").read_bytes() == before
     assert len(kiln.log.of("board.failed")) == 1
+
+
+def test_names_that_a_voice_had_before_become_the_pages(build: Callable[..., Kiln]) -> None:
+    """A voice that was refused before the page was switched on gets other names for what comes next."""
+    kiln = build(status=Status(page=None, json=None))
+    kiln.drop("status.pth", b"")
+    kiln.run(700)
+    assert "status.error.json" in kiln.results()
+    kiln.configure(status=Status())
+    kiln.drop("status.pth")
+    kiln.run(120)
+    [made] = told(kiln)["done"]
+    assert "~" in made["sidecar"]["path"]
+    assert "status.error.json" not in kiln.results()
+
+
+def test_a_folder_of_that_name_waits_with_the_true_reason(build: Callable[..., Kiln]) -> None:
+    """The page cannot be a folder as well; other voices go on, and a renamed folder does."""
+    kiln = build()
+    kiln.drop("status.html/zoe.pth")
+    kiln.drop("anna.pth")
+    kiln.run(60)
+    facts = told(kiln)
+    assert [made["file"] for made in facts["done"]] == ["anna.pth"]
+    [waiting] = facts["waiting"]
+    assert waiting["reason"] == PAGE_IN_THE_WAY
+    (kiln.inbox / "status.html").rename(kiln.inbox / "mine")
+    kiln.run(700)
+    assert {"anna.json", "mine/zoe.json"} < kiln.results()
 
 
 def test_switched_off_there_is_none(build: Callable[..., Kiln], written: list[Path]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -104,6 +105,9 @@ def _listen(options: argparse.Namespace) -> int:
     )
     if not options.out.absolute().parent.is_dir() or options.out.is_dir():
         complain(f"{options.out}: cannot be written, for it is a folder or lies in none")
+        return NOT_DONE
+    if os.path.lexists(options.out) and not stat.S_ISREG(options.out.lstat().st_mode):
+        complain(f"{options.out}: is a link, a pipe or a device, and would be replaced; name a plain file")
         return NOT_DONE
     if os.path.realpath(options.out) in map(os.path.realpath, filter(None, (speech.model, speech.features, speech.f0))):
         complain(f"{options.out}: is one of the files to read, and would be lost")

@@ -59,7 +59,7 @@ class RefusedVoice:
     error_file: str | None
     """Path below the outbox; None once it has been swept."""
     swept_at: float | None
-    """When that file will be removed; None for never."""
+    """From when on that file may be removed, at the next sweep; None for never."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,13 +90,14 @@ class DoneVoice:
     bytes: int
     """Of the source."""
     at: float
-    seconds: float
-    """That the conversion took."""
+    seconds: float | None
+    """That the conversion took; None where the content had been converted before, so that there was none."""
     files: tuple[Made, ...]
     """None once they have been swept."""
     sidecar: str | None
     """Path below the outbox."""
     swept_at: float | None
+    """As above, for all of the files."""
     notes: tuple[str, ...]
     picture: str
     """As `Conversion.picture`; empty if there is none."""
@@ -134,7 +135,7 @@ class Board:
     device: str
     """`NVIDIA …` or `CPU`; empty before a worker has said so."""
     last_scan: float | None
-    """Of the inbox."""
+    """Of the inbox, when this was `written`; others have come since."""
     troubles: tuple[str, ...]
     """What keeps the daemon from its work, in English as `status` tells it."""
     totals: Totals

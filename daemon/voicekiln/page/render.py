@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cache, lru_cache
 from importlib import resources
@@ -72,7 +73,7 @@ def _environment() -> Environment:
     )
     environment.globals["say"] = _say
     environment.filters.update(size=_size, time=_time, path=_path, link=link, number=_number, rate=_rate)
-    environment.filters["drawing"] = drawing
+    environment.filters.update(drawing=drawing, models=_models, sentence=_sentence)
     return environment
 
 
@@ -134,3 +135,18 @@ def _number(value: float) -> str:
 
 def _path(path: str) -> str:
     return shown(PurePosixPath(path))
+
+
+def _models(path: str) -> str:
+    """Return the folder whose content MoeVoiceStudio wants, from the path of its ONNX file (`names.moevs_names`)."""
+    return shown(PurePosixPath(path).parent.parent)
+
+
+def _sentence(text: str) -> str:
+    """Return a reason, which the ledger keeps as part of a sentence, as a whole one. Names stay as they are."""
+    first, *_ = text.split(" ", 1)
+    if re.fullmatch("[a-z]+", first) and first != "voicekiln":
+        text = text[0].upper() + text[1:]
+    if text.endswith((".", "。")):
+        return text
+    return text + ("。" if re.search("[\u4e00-\u9fff]", text) else ".")

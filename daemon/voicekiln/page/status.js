@@ -43,7 +43,11 @@
 
   // Search and filters.
   const plain = (text) => text.normalize("NFKC").toLowerCase();
-  const sections = all("section").map((section) => ({ section, state: section.dataset.s, rows: all(".v", section) }));
+  const sections = all("section").map((section) => ({
+    section, state: section.dataset.s, rows: all(".v", section), count: one(`#${section.querySelector("h2").id} .count`),
+  }));
+  for (const each of sections) each.known = each.count.textContent;
+  const of = (text, shown, all) => text.replace("{shown}", shown).replace("{all}", all);
   const rows = sections.flatMap(({ state, rows }) => rows.map((row) => ({ row, state, name: null })));
   function filter() {
     const { q, state, family, precision } = Object.fromEntries(fields.map((field) => [field.id, field.value]));
@@ -57,8 +61,12 @@
       if (voice.row.hidden === fits) voice.row.hidden = !fits;
       shown += fits;
     }
-    for (const { section, rows } of sections) section.hidden = rows.every((row) => row.hidden);
-    found.textContent = found.dataset.text.replace("{shown}", shown).replace("{all}", rows.length);
+    for (const { section, rows, count, known } of sections) {
+      const left = rows.filter((row) => !row.hidden).length;
+      section.hidden = left === 0;
+      count.textContent = left === rows.length ? known : of(tools.dataset.part, left, known);
+    }
+    found.textContent = shown ? of(found.dataset.text, shown, rows.length) : found.dataset.none;
   }
   tools.addEventListener("input", () => { filter(); keep(); });
   tools.addEventListener("submit", (event) => event.preventDefault());

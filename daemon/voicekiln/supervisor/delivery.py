@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import errno
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
 from voicekiln.folders import sidecar
-from voicekiln.folders.names import bases, folds, shown
+from voicekiln.folders.names import bases, fold, folds, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
@@ -27,6 +27,9 @@ ITS_OWN = {
     errno.ENOTEMPTY,
 }
 """Troubles with one name or folder of the outbox, which are no reason to stop other voices."""
+
+
+PAGE_IN_THE_WAY = "its folder has the name of the status page; rename the folder in the inbox"
 
 
 class Post:
@@ -50,7 +53,12 @@ class Post:
 
     def _send(self, voice: Voice) -> None:
         common = self._common
-        base = voice.base or self._claim(voice)
+        # Names that it had before the status page got one of them are no longer its own.
+        base = voice.base if voice.base is not None and self._is_free(folds(voice.base)) else self._claim(voice)
+        if not self._is_free(fold(str(folder)) for folder in base.parents):
+            common.in_the_way.add(voice.id)
+            common.ledger.wait(voice.id, voice.state, PAGE_IN_THE_WAY, common.put_off(voice.id))
+            return
         match voice.ending:
             case Converted(conversion):
                 pieces = self._result(voice, conversion, base)
@@ -76,9 +84,13 @@ class Post:
         for base in bases(voice.relpath, self._common.name_max):
             path = voice.relpath.parent / base
             names = folds(path)
-            if self._common.boards.isdisjoint(names) and self._common.ledger.claim_base(voice.id, path, names):
+            if self._is_free(names) and self._common.ledger.claim_base(voice.id, path, names):
                 return path
         raise AssertionError("there is always another one")
+
+    def _is_free(self, names: Iterable[str]) -> bool:
+        """Say whether the status page has none of these folded names."""
+        return self._common.boards.isdisjoint(names)
 
     def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
         sources, recipe = self._sources(voice, conversion), voice.taken or self._common.recipe(voice)
@@ -177,7 +189,7 @@ class Post:
         match voice.ending:
             case Converted(conversion):
                 facts |= {
-                    "outcome": "converted",
+                    "outcome": "converted" if voice.attempts else "copied",
                     "family": conversion.model.get("family"),
                     "variant": conversion.model.get("version"),
                     "bytes": {str(f.path.name): f.bytes for f in files if f.kind == "onnx"},

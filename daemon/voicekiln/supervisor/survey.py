@@ -7,6 +7,7 @@ along as a `Moment`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -37,6 +38,9 @@ PUBLISHING = 0.95
 
 MINUTE_S = 60
 
+MARKED = "The plain name was taken by another voice or the status page; hence the mark (~) in these names."
+"""Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
+
 
 @dataclass(frozen=True, slots=True)
 class AtWork:
@@ -58,8 +62,6 @@ class Moment:
     """`Common.ended`."""
     troubles: tuple[str, ...]
     last_scan: float | None
-    next_sweep_s: float
-    """Seconds until then."""
     clock: float
     """`Ledger.clock`."""
     wall: float
@@ -167,11 +169,12 @@ class Survey:
                 speakers=_whole(model.get("speakers")),
                 bytes=voice.stamp.size,
                 at=voice.finished or voice.first_seen,
-                seconds=round(sum(made.seconds.values()), 2),
+                # Without an attempt of its own, as in `delivery`, the times are another voice's.
+                seconds=round(sum(made.seconds.values()), 2) if voice.attempts else None,
                 files=tuple(_made(files, made)),
                 sidecar=None if head is None else str(head[1].path),
                 swept_at=None if head is None else self._swept_at(head[0], self._sweep.results),
-                notes=made.notes,
+                notes=(*made.notes, *([MARKED] if _is_marked(voice) else [])),
                 picture=made.picture,
             )
 
@@ -180,13 +183,22 @@ class Survey:
         return next((found for found in self._census.files(voice.id) if found[1].kind == kind), None)
 
     def _swept_at(self, published: float, life_s: float | None) -> float | None:
-        """Return when the sweeper comes for it, to the minute: at the first sweep after its time is over."""
+        """Return when its time is over, to the minute and never too late; the next sweep after that comes for it.
+
+        Not when that sweep is: a restart moves it, and a sweep may stop short.
+        """
         if life_s is None:
             return None
-        moment, in_s = self._moment, max(0.0, self._moment.next_sweep_s)
-        late_s = published + life_s - moment.clock - in_s
-        in_s += max(0, math.ceil(late_s / self._sweep.every)) * self._sweep.every
-        return round((moment.wall + in_s) / MINUTE_S) * float(MINUTE_S)
+        over = published + life_s - self._moment.clock + self._moment.wall
+        return math.floor(over / MINUTE_S) * float(MINUTE_S)
+
+
+def _is_marked(voice: Voice) -> bool:
+    """Say whether the results could not have the source's own stem (see `names.bases`)."""
+    return (
+        voice.base is not None
+        and re.fullmatch(f"{re.escape(voice.relpath.stem)}~[0-9a-f]{{6}}", voice.base.name) is not None
+    )
 
 
 def done_part(entered: Sequence[Stage], recipe: Recipe | None) -> float:

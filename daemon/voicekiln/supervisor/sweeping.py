@@ -55,11 +55,6 @@ class Sweeper:
             return float("inf")
         return self._common.now.mono if self._plan is not None or self._to_look else self._due
 
-    @property
-    def next_sweep(self) -> float:
-        """The monotonic time at which the next sweep begins."""
-        return self._due
-
     def step(self) -> None:
         """Start a sweep if one is due or asked for, or hand over the next piece of the one under way."""
         common = self._common
