@@ -161,12 +161,14 @@ class Kiln:
         at: Path,
         answer: Callable[[Request], Ending | Looked | None] = good,
         hands: type[PromptHands] = PromptHands,
+        aside: type[PromptHands] = PromptHands,
         workers: int = 1,
         **changes: Any,
     ) -> None:
         self.at = at
         self.answer = answer
         self.hands = hands
+        self.make_aside = aside
         self.workers = workers
         self.machine = Room()
         for name in ("inbox", "outbox", "state"):
@@ -185,7 +187,8 @@ class Kiln:
         common = Common(self.settings, self.ledger, self.hands(), self.log, homes, homes.name_max(), self.now)
         self.pulse = PromptHands()
         ownership = Ownership(common, self.pulse, host="here", clock=lambda: self.mono)
-        self.service = Service(common, self.keepers, Notifier(), ownership, self.machine)
+        self.aside = self.make_aside()
+        self.service = Service(common, self.keepers, Notifier(), ownership, self.aside, self.machine)
 
     @property
     def asked(self) -> list[Request]:
@@ -213,7 +216,7 @@ class Kiln:
         end, turns = self.mono + seconds, 0
         while self.mono < end:
             due = min(self.service.tick(self.now), end)
-            if self.pulse.busy() or self.service.common.hands.busy():  # type: ignore[attr-defined]  # ours; real ones ring the bell
+            if self.pulse.busy() or self.aside.busy() or self.service.common.hands.busy():  # type: ignore[attr-defined]  # ours; real ones ring the bell
                 due = self.mono
             step = max(due - self.mono, 0.02)  # the time that hands and worker take
             self.mono += step

@@ -108,8 +108,10 @@ def test_convert_takes_recipes_from_a_configuration(tmp_path: Path, capsys: pyte
     config.write_text("recipes: {modern: {opset: 18}}\n")
     assert main(["convert", str(voice), "--config", str(config), "--recipe", "modern"]) == OK
     assert onnx.load(tmp_path / "a.onnx").opset_import[0].version == 18
-    assert main(["convert", str(voice), "--config", str(config), "--recipe", "odd"]) == BAD_CONFIG
-    assert "modern" in capsys.readouterr().err
+    assert main(["convert", str(voice), "--config", str(config), "--recipe", "odd"]) == NOT_DONE
+    assert capsys.readouterr().err == "There is no recipe odd, only default, modern.\n"
+    assert main(["convert", str(voice), "--recipe", "odd"]) == NOT_DONE
+    assert "odd, only default, fp16, both; those of your configuration with --config" in capsys.readouterr().err
 
 
 def test_inspect_says_what_a_file_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -250,6 +252,16 @@ def test_all_mistakes_of_a_configuration_are_told_at_once(tmp_path: Path, capsys
     assert "settle.quite" in told
     assert "quiet" in told
     assert "sweep.every" in told
+
+
+def test_a_configuration_that_is_not_there_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its path once and how to name another; one that cannot be read says its path once, too."""
+    path = tmp_path / "gone.yaml"
+    assert main(["status", "--config", str(path)]) == BAD_CONFIG
+    assert capsys.readouterr().err == f"There is no configuration {path}; name yours with --config FILE.\n"
+    path.write_text("a: [")
+    assert main(["status", "--config", str(path)]) == BAD_CONFIG
+    assert capsys.readouterr().err.count(str(path)) == 1
 
 
 def test_without_a_ledger_there_is_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

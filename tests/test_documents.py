@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from voicekiln import cli
+from voicekiln import cli, config
 from voicekiln.errors import REFUSALS, Refusal
 from voicekiln.families import FAMILIES
+from voicekiln.settings import default_recipes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
@@ -48,6 +49,15 @@ def test_a_refusal_speaks_to_a_person(kind: type[Refusal]) -> None:
     assert kind.hint.endswith(".")
     for word in ("exception", "traceback", "None", "null", "tensor(", "state_dict", "pickle", "stderr"):
         assert word not in said
+
+
+def test_the_readmes_recipes_are_understood(tmp_path: Path) -> None:
+    """The example can be pasted, and gives what is said of it."""
+    block = table("recipes")
+    (tmp_path / "config.yaml").write_text(block.removeprefix("```yaml\n").removesuffix("```\n"))
+    recipes = config.load(tmp_path / "config.yaml").recipes
+    assert recipes["live"].interfaces == ("rvc", "w-okada", "moevs")
+    assert recipes == {**default_recipes(), "live": recipes["live"]}
 
 
 def test_the_readme_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from voicekiln import fences
 from voicekiln.folders.watch import FileSystem
-from voicekiln.settings import Metrics, Notify, Publish, Settings, Sweep
+from voicekiln.settings import Metrics, Notify, Publish, Settings, Status, Sweep
 
 NOBODY = 65534
 KEEP = Sweep(sources=None)
@@ -284,3 +284,30 @@ def test_a_command_that_cannot_be_run_is_a_problem(tmp_path: Path) -> None:
         [problem] = fences.problems(settings_in(tmp_path, notify=Notify((f"{tmp_path}/{name}",))))
         assert problem.startswith("notify.command: ")
         assert words in problem
+
+
+@pytest.mark.parametrize("what", ["file", "link", "dangling"])
+def test_a_status_page_below_something_that_is_no_folder_is_a_problem(tmp_path: Path, what: str) -> None:
+    """A link is not followed there either; a folder that is there or still to be made is none."""
+    settings = settings_in(tmp_path, status=Status(page=Path("a.onnx/sub/x.html")))
+    assert fences.problems(settings) == []
+    inner = settings.outbox / "a.onnx"
+    match what:
+        case "file":
+            inner.touch()
+        case "link":
+            inner.symlink_to(tmp_path / "inbox")
+        case "dangling":
+            inner.symlink_to(tmp_path / "nowhere")
+    [problem] = fences.problems(settings)
+    assert problem == "status.page: a.onnx lies in the outbox already and is no folder; write another path"
+    inner.unlink()
+    inner.mkdir()
+    assert fences.problems(settings) == []
+
+
+def test_a_status_page_that_is_a_folder_is_a_problem(tmp_path: Path) -> None:
+    """As where somebody gave the folder of the web server alone."""
+    (tmp_path / "www").mkdir()
+    [problem] = fences.problems(settings_in(tmp_path, status=Status(page=tmp_path / "www")))
+    assert problem == f"status.page: {tmp_path}/www is a folder; write the path of a file in it"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
 
 from voicekiln import report
+from voicekiln.folders.sidecar import local
 from voicekiln.settings import span
 
 
@@ -25,6 +27,17 @@ from voicekiln.settings import span
 def test_lengths_of_time_read_as_they_are_written(seconds: float | None, text: str) -> None:
     """The unit is the largest that fits."""
     assert span(seconds) == text
+
+
+def test_a_next_try_has_its_zone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time on the wall here, as on the page, and which that is."""
+    monkeypatch.setenv("TZ", "CET-1")
+    time.tzset()
+    try:
+        assert local(0.0) == "1970-01-01 01:00 CET"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
 
 
 def test_values_are_words() -> None:

@@ -1,6 +1,7 @@
 """Single values: what a person may write, and what is refused with a word on how to write it."""
 
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -176,3 +177,12 @@ def test_what_only_a_shell_would_understand_is_told_so(text: str, why: str) -> N
     """Rather than hand a pipe to the program as a word."""
     with pytest.raises(ValueError, match=why):
         values.command(text)
+
+
+@pytest.mark.parametrize("text", [".", "./", "/", "web/", "", "../x.html", "a/../b.html", ".hidden/x.html"])
+def test_what_can_be_no_status_page_is_refused(text: str) -> None:
+    """A folder is no file, and one that is hidden or above the outbox is no place for it."""
+    with pytest.raises(ValueError, match=r"file|path"):
+        values.board_file(text)
+    assert values.board_file("web/x.html") == Path("web/x.html")
+    assert values.board_file("off") is None

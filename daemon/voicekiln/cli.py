@@ -10,13 +10,14 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from voicekiln import __version__, loop
 from voicekiln.commands import completion, daemon, doctor, judging, once
 from voicekiln.commands.common import NOT_DONE, OK, in_words
 from voicekiln.commands.parsing import DEFAULT_CONFIG, Commands
 from voicekiln.commands.terminal import complain
-from voicekiln.errors import ConfigError, LedgerDamagedError, LedgerError, ShareAwayError
+from voicekiln.errors import ConfigError, LedgerDamagedError, LedgerError, ShareAwayError, plain
 
 __all__ = ["BAD_CONFIG", "BUSY", "DEFAULT_CONFIG", "INTERRUPTED", "NOT_DONE", "OK", "main"]
 
@@ -38,10 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status = options.run(options)
     except ConfigError as error:
-        if options.config is not None:
-            complain(f"{options.config} cannot be used:")
-        for problem in error.problems:
-            complain(f"  {problem}")
+        _complain_of(options.config, error.problems)
         status = BAD_CONFIG
     except LedgerDamagedError as error:
         complain(f"{error}; start the daemon: it keeps this ledger aside and fills a new one from the outbox")
@@ -61,6 +59,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         status = INTERRUPTED
     return status
+
+
+def _complain_of(config: Path | None, problems: Sequence[str]) -> None:
+    """Say what is wrong with the configuration, or that there is none."""
+    if config is not None and not os.path.lexists(config):
+        complain(f"There is no configuration {plain(str(config))}; name yours with --config FILE.")
+        return
+    if config is not None:
+        complain(f"{plain(str(config))} cannot be used:")
+    for problem in problems:
+        complain(f"  {problem.removeprefix(f'{plain(str(config))}: ')}")
 
 
 def _options(words_typed: Sequence[str]) -> argparse.Namespace:

@@ -202,6 +202,8 @@ def _boards(settings: Settings) -> Iterator[str]:
         yield "status.json: is the same file as status.page; give each a name of its own"
     for key, path in given.items():
         if not path.is_absolute():
+            if blocked := [above for above in path.parents[:-1] if _is_no_folder(settings.outbox / above)]:
+                yield f"{key}: {_shown(blocked[-1])} lies in the outbox already and is no folder; write another path"
             continue
         above = _real(path).parents
         within = [name for name in FOLDERS if any(_same(one, _real(getattr(settings, name))) for one in above)]
@@ -212,8 +214,15 @@ def _boards(settings: Settings) -> Iterator[str]:
             yield f"{key}: {_shown(path)} lies in the folder {within[0]}, which is no place for it"
         elif not _is_there(path.parent):
             yield f"{key}: there is no folder {_shown(path.parent)}"
+        elif _is_there(path):
+            yield f"{key}: {_shown(path)} is a folder; write the path of a file in it"
         elif why := _unwritable(path.parent):
             yield f"{key}: nothing can be written to {_shown(path.parent)} ({why}); {_remedy()}"
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Say whether something else is there; a link is never followed on the way to what is published."""
+    return os.path.lexists(path) and (os.path.islink(path) or not _is_there(path))  # noqa: PTH114 - never raises
 
 
 def _metrics(settings: Settings) -> Iterator[str]:

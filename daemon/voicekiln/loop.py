@@ -209,7 +209,8 @@ class _Loop:
             for device in devices(settings.worker.device)
         ]
         ownership = Ownership(common, ThreadHands(self._bell.ring, EXPECTED))
-        self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership)
+        aside = ThreadHands(self._bell.ring, EXPECTED)
+        self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership, aside)
         self._log = log
         self._add_attendants()
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import shown
-from voicekiln.folders.sidecar import utc
+from voicekiln.folders.sidecar import local, utc
 from voicekiln.folders.voices import Item, Voice
 from voicekiln.folders.watch import file_system
 from voicekiln.job import Conversion, Converted, OnnxFile, Refused
@@ -17,6 +17,8 @@ from voicekiln.settings import Settings, span
 from voicekiln.worker.wire import Ready
 
 _MB = 1e6
+NAME_WIDTH = 32
+"""Characters of a name beside its reason, which a longer one moves; nobody knows the longest of a million."""
 
 
 def settings(understood: Settings) -> Iterator[str]:
@@ -103,7 +105,7 @@ def status(ledger: Ledger, *, running: bool) -> Iterator[str]:
     yield ledger.fact("status") or "nothing yet" if running else "The daemon does not run; this is how it left things."
     for voice in ledger.each():
         told = " - ".join(part for part in (_why(voice), _next(voice)) if part)
-        yield f"{voice.state:<11}{shown(voice.relpath)}{'  ' + told if told else ''}"
+        yield f"{voice.state:<11}{shown(voice.relpath):<{NAME_WIDTH}}  {told}".rstrip()
 
 
 def status_json(ledger: Ledger, *, running: bool) -> Iterator[str]:
@@ -165,7 +167,8 @@ def _why(voice: Voice) -> str:
 
 
 def _next(voice: Voice) -> str:
-    return "" if voice.next_try is None else f"next try {utc(voice.next_try)}"
+    """Return when it is tried again, by this machine's clock on the wall."""
+    return "" if voice.next_try is None else f"next try {local(voice.next_try)}"
 
 
 def _plainly(value: object) -> str:

@@ -25,6 +25,7 @@ from voicekiln.supervisor.common import TROUBLE, Common, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
 from voicekiln.supervisor.exporting import Gauges
+from voicekiln.supervisor.hands import Hands
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.supervisor.intake import Intake
 from voicekiln.supervisor.noticeboard import Noticeboard
@@ -42,9 +43,10 @@ LONGEST_NAP_S = 5.0
 
 STOP_HANDS_S = 20.0
 STOP_WORKER_S = 5.0
+STOP_ASIDE_S = 3.0
 RELEASE_S = 5.0
-"""How long a clean stop waits for a copy that is under way, for each worker that does not leave at once, and for the
-share to take the word that the outbox is free."""
+"""How long a clean stop waits for a copy that is under way, for each worker that does not leave at once, for a status
+page outside the outbox, and for the share to take the word that the outbox is free."""
 
 
 WAITING = (State.SETTLING, State.INCOMPLETE, State.QUEUED, State.CONVERTED, State.REFUSING)
@@ -54,15 +56,19 @@ WAITING = (State.SETTLING, State.INCOMPLETE, State.QUEUED, State.CONVERTED, Stat
 class Service:
     """See the module."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - all that touches the world comes from outside
         self,
         common: Common,
         keepers: Sequence[Keeper],
         notifier: Notifier,
         ownership: Ownership,
+        aside: Hands,
         machine: Machine = HERE,
     ) -> None:
-        """Pick up what a former daemon left; `keepers` are the workers, which share `machine` among them."""
+        """Pick up what a former daemon left; `keepers` are the workers, which share `machine` among them.
+
+        `aside` are hands for a status page outside the outbox, which may hang.
+        """
         self.common = common
         self.attendants: list[Attendant] = []
         common.log = Overheard(common.log, self.attendants)
@@ -72,7 +78,9 @@ class Service:
         self.dispatch = Dispatch(common, keepers, machine)
         self.post = Post(common, ownership)
         self.sweeper = Sweeper(common, ownership)
-        self.noticeboard = Noticeboard(common, ownership, self.moment)
+        self.noticeboard = Noticeboard(common, ownership, self.moment, common.hands, outside=False)
+        self.outer_noticeboard = Noticeboard(common, ownership, self.moment, aside, outside=True)
+        self._aside = aside
         self._notifier = notifier
         self.watchless: str | None = None
         """Why no events are to be had from the inbox although there should be some; for the status."""
@@ -89,6 +97,7 @@ class Service:
         self.common.now = now
         self.common.ledger.pass_time(now.mono, now.wall)
         self.common.hands.collect()
+        self._aside.collect()
         self.common.wake()
         self.ownership.step()
         due = [self.ownership.due(), self.common.next_try(), now.mono + LONGEST_NAP_S]
@@ -117,8 +126,9 @@ class Service:
             self.sweeper.step()
             due.append(self.sweeper.due())
         if self.ownership.sure:
-            self.noticeboard.step()
-            due.append(self.noticeboard.due())
+            for noticeboard in (self.noticeboard, self.outer_noticeboard):
+                noticeboard.step()
+                due.append(noticeboard.due())
         return due
 
     def reload(self, path: Path) -> None:
@@ -148,9 +158,12 @@ class Service:
         end = time.monotonic() + STOP_HANDS_S
         if self._drained(end) and self.ownership.sure and not self.adoption.under_way:
             self.noticeboard.last()
+            self.outer_noticeboard.last()
         finished = self.common.hands.close(max(0.0, end - time.monotonic()))
         if finished:
             self.common.hands.collect()
+            self._aside.close(STOP_ASIDE_S)
+            self._aside.collect()  # one that hangs may not rename anything after the release
             finished = self.ownership.release(RELEASE_S)
         self.leave()
         return finished

@@ -181,6 +181,8 @@ def board_file(text: str) -> Path | None:
     if text in NOTHING or text.endswith("/"):
         raise ValueError("wants the path of a file, or off")
     path = folder(text)
+    if not path.name:
+        raise ValueError(f"{_quoted(text)} is a folder; write the path of a file, or off")
     if ".." in path.parts or any(part.startswith(".") for part in path.parts):
         raise ValueError(f"{_quoted(text)}: write a path without .. and without hidden names")
     return path

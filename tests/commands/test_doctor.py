@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import pwd
+import re
 import signal
 import sys
 import time
@@ -20,6 +21,7 @@ from voicekiln.commands import discreet, doctor, machine, premises
 from voicekiln.commands.aside import Asked, Found, become_owner_of
 from voicekiln.errors import Damaged
 from voicekiln.folders.ledger import Ledger
+from voicekiln.folders.voices import State
 from voicekiln.job import FileStamp, Refused
 from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import Settings
@@ -87,7 +89,7 @@ def test_no_secret_is_told(config: Path, capsys: pytest.CaptureFixture[str], mon
     assert "geheim" not in said
     assert "example.org" not in said
     assert "notify.command: /usr/bin/curl (3 arguments, not shown)" in said
-    assert "scan.poll: 9.0" in said
+    assert "scan.poll: 9s" in said
     assert str(config.parent) not in said
     assert "~/inbox" in said
 
@@ -139,6 +141,7 @@ def test_without_a_configuration_the_machine_is_told(
     monkeypatch.setattr(doctor, "DEFAULT_CONFIG", tmp_path / "usual.yaml")
     status, said = block(tmp_path / "usual.yaml", capsys)
     assert status == cli.OK
+    assert said.startswith("```text\nNothing looks wrong with this machine. Folders and daemon were not looked at:\n")
     assert "name yours with --config" in said
     assert "umask" in said
     assert block(tmp_path / "named.yaml", capsys)[0] == cli.NOT_DONE
@@ -163,7 +166,45 @@ def test_what_troubles_the_daemon_is_told(config: Path, capsys: pytest.CaptureFi
     assert status == cli.NOT_DONE
     assert "kept from its work: inbox away" in said
     assert "ledger: 1 refused" in said
-    assert "half.pth refused (damaged): The file is damaged" in said
+    assert re.search(r" refused: 1970-\S+ \S+ \S+ half\.pth \(damaged\): The file is damaged", said)
+    assert "trouble:" not in said
+    assert "clean end" not in said
+
+
+@pytest.mark.parametrize(("state", "label", "status"), [("queued", "trouble", 1), ("incomplete", "waits", 0)])
+def test_what_is_tried_again_looks_wrong(
+    config: Path, capsys: pytest.CaptureFixture[str], state: str, label: str, status: int
+) -> None:
+    """Unless a file is only given time to arrive, as every file is."""
+    with ledger(config) as book, loop.only_daemon(config.parent / "state"):
+        voice = book.sight(PurePosixPath("half.pth"), "default", FileStamp(1, 2, 3, 4), 5.0)
+        book.wait(voice.id, State(state), "no room", 9.0)
+        found, said = block(config, capsys)
+    assert found == status
+    assert f"{label}: half.pth until 1970-01-01" in said
+    assert ("are tried again" in said) == ("Nothing looks wrong." not in said) == bool(status)
+
+
+def test_settings_are_told_as_the_configuration_writes_them(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those that differ from the defaults, so that they can be pasted into another; recipes that are gone as such."""
+    lines = [
+        "max_bytes: 1500MB",
+        "scan.poll: 0.5s",
+        'publish.mode: "0660"',
+        "status.page: off",
+        "sweep.sources: never",
+        "sweep.results: 90m",
+        "sweep.max_share: 12.5%",
+    ]
+    text = "sweep: {sources: never, results: 90m, max_share: 12.5%}\nscan: {poll: 0.5s}\nmax_bytes: 1.5GB\n"
+    text += 'publish: {mode: "660"}\nstatus: {page: off}\n'
+    config.write_text(f"{text}recipes: {{live: {{interface: [rvc, moevs]}}, both: {{precision: both}}}}\n")
+    said = block(config, capsys)[1]
+    assert set(lines) <= {line.strip() for line in said.splitlines()}
+    assert "recipes.live: precision fp32, opset 17, interface [rvc, moevs], verify full" in said
+    assert "recipes.fp16: is not there" in said
+    assert "recipes.default" not in said
+    assert "recipes.both" not in said
 
 
 def test_a_ledger_that_is_none_is_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

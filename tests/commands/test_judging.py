@@ -7,11 +7,14 @@ import json
 import os
 import sys
 import wave
+from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+import onnx
 import pytest
+import torch
 
 from foreign_exports import changed, export, voice
 from tiny_voices import write_tiny
@@ -62,6 +65,10 @@ def test_a_faithful_file_is_told_with_its_figures(folder: Path, capsys: pytest.C
     """A line for each length, one that sums up, exit status 0; no drawing where nobody watches."""
     assert verify(folder, "right.onnx") == OK
     told = capsys.readouterr().out.splitlines()
+    assert [line.split(": ")[1] for line in told if line.endswith(" ...")][1:] == [
+        "verify 1 of 2 ...",
+        "verify 2 of 2 ...",
+    ]
     rows = [line.split() for line in told if line.endswith("faithful")]
     assert [row[:3] for row in rows] == [["40", "0.40", "0"], ["97", "0.97", "1"]]
     assert told[-1].startswith("Faithful: ")
@@ -76,6 +83,9 @@ def test_a_faulty_file_is_told_with_what_is_wrong(folder: Path, capsys: pytest.C
     told = capsys.readouterr().out
     assert "Not faithful" in told
     assert "- Its output is multiplied by 0.5." in told
+    assert told.count("Its output is multiplied") == 1
+    stages = [line.split(": ")[1] for line in told.splitlines() if line.endswith(" ...")]
+    assert stages == ["load ...", "verify 1 of 2 ...", "verify 2 of 2 ...", "find out why ..."]
     assert "Measured: with that undone it agrees at" in told
     assert verify(folder, "quieter.onnx", "--json") == NOT_DONE
     found = json.loads(capsys.readouterr().out)
@@ -101,6 +111,32 @@ def test_what_is_no_onnx_file_is_told(
     assert words in capsys.readouterr().err
     assert listen(folder, name=name) == NOT_DONE
     assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_checkpoint_where_the_onnx_belongs_is_told(
+    folder: Path, capsys: pytest.CaptureFixture[str], *, legacy: bool
+) -> None:
+    """With the order of the two, in either format of PyTorch's."""
+    torch.save({"weight": {}}, folder / "swapped.pth", _use_new_zipfile_serialization=not legacy)
+    for ask in (partial(verify, folder, "swapped.pth"), partial(listen, folder, name="swapped.pth")):
+        assert ask() == NOT_DONE
+        told = capsys.readouterr().err
+        assert "This is a PyTorch checkpoint" in told
+        assert "verify MODEL.onnx --against VOICE.pth" in told
+
+
+def test_known_inputs_are_lines(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One for each client, indented, where those of the file are unknown."""
+    right = onnx.load_model(folder / "right.onnx")
+    for node in right.graph.node:
+        node.input[:] = ["mel" if name == "rnd" else name for name in node.input]
+    right.graph.input[-1].name = "mel"
+    del right.graph.input[0]
+    (folder / "odd.onnx").write_bytes(right.SerializeToString())
+    assert verify(folder, "odd.onnx") == NOT_DONE
+    lines = capsys.readouterr().err.splitlines()
+    assert "    w-okada: feats, p_len, pitch, pitchf, sid" in lines
 
 
 def test_a_checkpoint_that_is_refused_is_told(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

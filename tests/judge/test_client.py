@@ -15,7 +15,7 @@ from voicekiln.families.rvc_feed import glide
 from voicekiln.job import Port
 from voicekiln.judge.client import RunError, open_client
 from voicekiln.judge.comparison import Pair
-from voicekiln.judge.face import UnfitError, recognise
+from voicekiln.judge.face import FACES, PITCHED_ONLY, UnfitError, recognise
 from voicekiln.judge.label import contradictions, sample_rate
 from voicekiln.judge.original import say_to
 
@@ -41,7 +41,7 @@ def written(tmp_path: Path, data: bytes) -> Path:
     return path
 
 
-@pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"\x08\x08", b"\x80\x02}q\x00."])
+@pytest.mark.parametrize("data", [b"", b"<html>404</html>", b"\x08\x08", b"\x80\x04}q\x00."])
 def test_what_is_no_onnx_file_is_told(tmp_path: Path, data: bytes) -> None:
     """In words, whatever the parser thinks of it."""
     with pytest.raises(UnfitError, match="no ONNX file"):
@@ -133,8 +133,9 @@ def test_unknown_inputs_are_listed_beside_the_known_faces() -> None:
     """So that a person sees what the file is, and what would do."""
     with pytest.raises(UnfitError, match=r"phone float32\[1, frames, 768\], mel float32\[1\]") as caught:
         recognise(ports("phone", "mel"))
-    assert "w-okada (feats, p_len, pitch, pitchf, sid)" in caught.value.hint
-    assert max(len(str(caught.value)), len(caught.value.hint)) < 600
+    assert "w-okada: feats, p_len, pitch, pitchf, sid" in caught.value.choices
+    assert len(caught.value.choices) == len(FACES) + len(PITCHED_ONLY)
+    assert max(len(str(caught.value)), *map(len, caught.value.choices)) < 600
 
 
 @pytest.mark.parametrize(

@@ -82,3 +82,10 @@ def test_names_that_are_no_utf_8_can_be_read_and_found() -> None:
     """The path is text for people, the URL has the bytes."""
     (file,) = read(boards.board([boards.done(0, "caf\udce9.pth")]))["done"][0]["files"]
     assert (file["path"], file["url"]) == ("caf\\xe9.onnx", "caf%E9.onnx")
+
+
+def test_what_json_has_no_word_for_is_never_written() -> None:
+    """A defect is told; a reader never finds `NaN` or `Infinity`."""
+    board = boards.full()
+    with pytest.raises(ValueError, match="JSON"):
+        list(facts.as_json(replace(board, totals=replace(board.totals, mean_seconds=float("inf"))), words.of("en")))

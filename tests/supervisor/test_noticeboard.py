@@ -9,12 +9,13 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from kiln import Kiln, SlowHands, good, voice_bytes
+from kiln import HeldHands, Kiln, SlowHands, good, voice_bytes
 from quick_worker import PRELUDE
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
@@ -23,7 +24,7 @@ from voicekiln.folders import boards as files_of_boards
 from voicekiln.folders import outbox
 from voicekiln.folders.census import Census, shares
 from voicekiln.folders.owner import MARKER
-from voicekiln.folders.voices import Found, State
+from voicekiln.folders.voices import Found, State, ending_json
 from voicekiln.job import PICTURE, STAGES, Converted, Ending, Recipe, Refused, Stage
 from voicekiln.page import render
 from voicekiln.page.board import JSON_BEGINNING, PAGE_BEGINNING
@@ -33,7 +34,7 @@ from voicekiln.settings import Publish, Status, Sweep
 from voicekiln.steps import Step
 from voicekiln.supervisor import noticeboard
 from voicekiln.supervisor.delivery import PAGE_IN_THE_WAY
-from voicekiln.supervisor.survey import MARKED, Survey, done_part
+from voicekiln.supervisor.survey import LARGEST, MARKED, Survey, done_part
 from voicekiln.supervisor.sweeping import WANT_SWEEP
 from voicekiln.words import of
 from voicekiln.worker.wire import Convert, Looked, Request
@@ -424,7 +425,7 @@ def test_nothing_is_written_while_the_outbox_is_away(build: Callable[..., Kiln],
     kiln.drop("a.pth")
     kiln.run(60)
     assert len(written) == count
-    assert kiln.log.of("board.failed") == []
+    assert kiln.log.of("status_page.failed") == []
     (kiln.at / "elsewhere").rename(kiln.outbox)
     kiln.run(60)
     assert [voice["file"] for voice in told(kiln)["done"]] == ["a.pth"]
@@ -451,7 +452,7 @@ def test_nothing_is_left_beneath_a_mount_point(
     kiln.mono, kiln.wall = kiln.mono + 10, kiln.wall + 10
     kiln.run(10)
     assert told(kiln) == before
-    assert kiln.log.of("board.failed") == []
+    assert kiln.log.of("status_page.failed") == []
     assert kiln.log.of("share.lost")
     assert list(kiln.outbox.glob(".~status*")) == []
 
@@ -480,7 +481,7 @@ def test_a_file_of_somebodys_is_never_written_over(build: Callable[..., Kiln], n
     kiln.drop("a.pth")
     kiln.run(400)
     assert (kiln.outbox / name).read_bytes() == theirs
-    assert [name in line["reason"] for line in kiln.log.of("board.failed")] == [True]
+    assert [name in line["reason"] for line in kiln.log.of("status_page.failed")] == [True]
     assert (kiln.outbox / ({"status.html", "status.json"} - {name}).pop()).exists()
     assert kiln.ledger.counts()[State.DONE] == 1
     (kiln.outbox / name).unlink()
@@ -552,7 +553,7 @@ def test_a_sidecar_of_that_name_is_nobodys_page(build: Callable[..., Kiln]) -> N
     kiln.configure(status=Status())
     kiln.run(60)
     assert (kiln.outbox / "status.json").read_bytes() == before
-    assert len(kiln.log.of("board.failed")) == 1
+    assert len(kiln.log.of("status_page.failed")) == 1
 
 
 def test_names_that_a_voice_had_before_become_the_pages(build: Callable[..., Kiln]) -> None:
@@ -656,10 +657,10 @@ def test_a_disk_that_is_full_for_the_page_is_not_full_for_voices(
     kiln.drop("a.pth")
     kiln.run(300)
     assert kiln.ledger.counts()[State.DONE] == 1
-    assert len(kiln.log.of("board.failed")) == 1
+    assert len(kiln.log.of("status_page.failed")) == 1
     assert kiln.litter() == []
     full = False
-    kiln.run(100)
+    kiln.run(200)
     assert [voice["file"] for voice in told(kiln)["done"]] == ["a.pth"]
 
 
@@ -677,7 +678,7 @@ def test_a_defect_in_the_page_stops_nothing(build: Callable[..., Kiln], monkeypa
     kiln.drop("a.pth")
     kiln.run(200)
     assert (kiln.outbox / "status.html").read_bytes() == before
-    assert len(kiln.log.of("board.failed")) == 1
+    assert len(kiln.log.of("status_page.failed")) == 1
     assert [voice["file"] for voice in told(kiln)["done"]] == ["a.pth"]
     assert kiln.litter() == []
 
@@ -702,6 +703,162 @@ def test_a_daemon_that_is_not_sure_any_more_stops_before_the_rename(
     kiln.service.noticeboard.last()
     assert told(kiln) == before
     assert kiln.litter() == []
+
+
+class DeadHands(HeldHands):
+    """Hands at a share that does not answer."""
+
+    def stuck(self) -> str | None:
+        return noticeboard.DOING if self.held else None
+
+
+def test_a_page_elsewhere_that_hangs_holds_up_nobody(build: Callable[..., Kiln]) -> None:
+    """Voices and the outbox's own file go on, it is told once, and a stop is clean; when it answers, it is right."""
+    (web := Path(build().at / "web")).mkdir()
+    kiln = build(aside=DeadHands, status=Status(page=web / "page.html"))
+    for name in ("a", "b"):
+        kiln.drop(f"{name}.pth")
+        kiln.run(60)
+        assert (kiln.outbox / f"{name}.onnx").exists()
+    kiln.run(3600)
+    assert {voice["file"] for voice in told(kiln)["done"]} == {"a.pth", "b.pth"}
+    assert len(kiln.aside.held) == 1  # type: ignore[attr-defined]  # DeadHands
+    assert len(kiln.log.of("status_page.failed")) == 1
+    kiln.aside.let_go()  # type: ignore[attr-defined]  # as above
+    kiln.run(60)
+    kiln.aside.let_go()  # type: ignore[attr-defined]  # as above
+    assert "b.pth" in (web / "page.html").read_text()
+    kiln.drop("c.pth")
+    kiln.run(60)
+    kiln.aside.ends = False  # type: ignore[attr-defined]  # as above
+    assert kiln.service.stop()
+    assert told(kiln)["stopped"]
+    before = (web / "page.html").read_text()
+    kiln.aside.let_go()  # type: ignore[attr-defined]  # as above
+    assert (web / "page.html").read_text() == before, "written after the outbox was given up"
+
+
+def test_what_is_wrong_with_one_file_costs_the_other_nothing(
+    build: Callable[..., Kiln], written: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unchanged one is not written again, and the bad one is tried at growing distances, up to an hour."""
+    tries: list[float] = []
+    real = files_of_boards._must_be_free
+
+    def look(folder: int, board: files_of_boards.BoardFile) -> None:
+        if board.path.name == "status.json":
+            tries.append(kiln.mono)
+        real(folder, board)
+
+    monkeypatch.setattr(files_of_boards, "_must_be_free", look)
+    kiln = build()
+    (kiln.outbox / "status.json").write_text("mine")
+    kiln.run(3000)
+    assert len(written) <= 2, "one before the first scan, and one after it"
+    kiln.run(3 * HOUR)
+    pauses = [round(after - before) for before, after in pairwise(tries)]
+    assert [pause // 60 for pause in pauses][:6] == [1, 2, 4, 8, 16, 32]
+    assert max(pauses) <= HOUR + 60
+    assert pauses == sorted(pauses)
+    kiln.drop("a.pth")
+    kiln.run(60)
+    assert "a.pth" in (kiln.outbox / "status.html").read_text(), "held up by the other one"
+    (kiln.outbox / "status.json").unlink()
+    kiln.configure(status=Status(page=Path("other.html")))
+    kiln.run(20)
+    assert told(kiln)["totals"]["done"] == 1, "whoever changes the configuration need not wait"
+
+
+def test_a_promise_is_kept_though_the_other_file_came_later(build: Callable[..., Kiln]) -> None:
+    """A file that could be written at last must not put off the hourly one of the file that was right before."""
+    kiln = build()
+    (kiln.outbox / "status.json").write_text("mine")
+    kiln.run(1000)
+    (kiln.outbox / "status.json").unlink()
+    before = (kiln.outbox / "status.html").stat().st_mtime_ns
+    kiln.run(1500)
+    assert told(kiln)["promised"]
+    assert (kiln.outbox / "status.html").stat().st_mtime_ns == before
+    kiln.run(1100)
+    assert (kiln.outbox / "status.html").stat().st_mtime_ns > before
+
+
+@pytest.mark.parametrize("what", ["gone", "a link", "a file"])
+def test_a_folder_that_is_gone_has_taken_its_page_along(build: Callable[..., Kiln], what: str) -> None:
+    """There is nothing to remove any more, nothing to tell, and the ledger forgets it; a link is not followed."""
+    kiln = build(status=Status(page=Path("web/page.html")))
+    (outer := kiln.at / "outer").mkdir()
+    kiln.configure(status=Status(page=Path("web/page.html"), json=outer / "facts.json"))
+    kiln.run(30)
+    for folder in (outer, kiln.outbox / "web"):
+        moved = folder.rename(kiln.at / f"moved {folder.name}")
+        if what == "a link" and folder != outer:
+            folder.symlink_to(moved)
+        if what == "a file":
+            folder.touch()
+    kiln.configure(status=Status(page=None, json=None))
+    kiln.run(30)
+    assert kiln.ledger.fact(noticeboard.BOARDS) is None
+    assert kiln.log.of("status_page.failed") == []
+    assert (kiln.at / "moved web/page.html").exists()
+
+
+def test_a_former_file_that_could_not_be_removed_goes_later(
+    build: Callable[..., Kiln], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is remembered until then, told once, and the loop has its rest afterwards."""
+    kiln = build()
+    kiln.run(30)
+    real, tries = files_of_boards.take_down, 0
+
+    def take_down(board: files_of_boards.BoardFile) -> None:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise OSError(30, "Read-only file system")
+        real(board)
+
+    monkeypatch.setattr(noticeboard, "take_down", take_down)
+    kiln.configure(status=Status(page=None))
+    kiln.run(600)
+    assert tries == 3
+    assert not (kiln.outbox / "status.html").exists()
+    assert json.loads(kiln.ledger.fact(noticeboard.BOARDS) or "") == ["status.json"]
+    assert len(kiln.log.of("status_page.failed")) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "seconds"),
+    [
+        ({"sample_rate": 10**400}, {}),
+        ({"speakers": 10**400, "family": ["x"] * 500}, {}),
+        ({}, {"load": 1e308, "export": 1.7e308}),
+        ({"sample_rate": True}, {"load": -1e308}),
+    ],
+)
+def test_odd_numbers_in_an_adopted_sidecar_cost_nothing(
+    build: Callable[..., Kiln], model: dict[str, Any], seconds: dict[str, float]
+) -> None:
+    """Anybody may have written it: both files are there, and the JSON is JSON."""
+    kiln = build()
+    kiln.drop("a.pth")
+    kiln.run(60)
+    voice = kiln.voice("a.pth")
+    assert isinstance(voice.ending, Converted)
+    assert voice.base is not None
+    made = voice.ending.conversion
+    odd = replace(made, model=made.model | model, seconds=seconds or made.seconds)
+    kiln.ledger._set(voice.id, ending=ending_json(Converted(odd)))
+    kiln.run(60)
+    (kiln.outbox / "status.json").unlink()
+    (kiln.outbox / "status.html").unlink()
+    kiln.run(HOUR)
+    assert (kiln.outbox / "status.html").exists()
+    strict = json.loads((kiln.outbox / "status.json").read_text(), parse_constant=pytest.fail)
+    [done] = strict["done"]
+    assert (done["seconds"] is None) == bool(seconds)
+    assert all(0 <= done[key] <= LARGEST for key in ("sample_rate", "speakers"))
+    assert kiln.log.of("status_page.failed") == []
 
 
 # --- the real thing --------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ OK = 0
 NOT_DONE = 1
 """A file was refused, or what was asked for is not there or cannot be done now."""
 
-FOR_RECIPES = "take recipes and limits from this configuration (default: those of an empty one)"
+FOR_RECIPES = "take recipes and limits from this configuration (default: the built-in ones)"
+FOR_LIMITS = "take the limits from this configuration (default: the built-in ones)"
 """What a configuration is for where no folders are watched."""
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from voicekiln.commands.common import OK
 from voicekiln.commands.parsing import Commands
 from voicekiln.commands.terminal import say
+from voicekiln.job import INTERFACES
 
 SHELLS = {
     "bash": "voicekiln completion bash > ~/.voicekiln.bash && echo '. ~/.voicekiln.bash' >> ~/.bashrc",
@@ -48,6 +49,8 @@ def _say_what_is_a_path(parser: argparse.ArgumentParser, file: object, folder: o
     for action in parser._actions:  # noqa: SLF001 - argparse lists them nowhere else
         if action.type is Path:
             vars(action)["complete"] = folder if action.metavar == "DIR" else file
+        if action.dest == "interface":  # one or several; the words of which are offered
+            action.choices = INTERFACES
         if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
             for sub in action.choices.values():
                 _say_what_is_a_path(sub, file, folder)

@@ -40,6 +40,7 @@ def add(commands: Commands) -> None:
         "watch the inbox and convert what arrives, until stopped",
         _run,
         wish="Every day",
+        more="SIGHUP (systemctl reload voicekiln) makes it read the configuration anew, Ctrl-C or SIGTERM ends it.",
         example="voicekiln run --config config.example.yaml",
     )
 

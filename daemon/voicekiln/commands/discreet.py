@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_origin, get_type_hints
 
 from voicekiln.errors import plain
 from voicekiln.job import Recipe
@@ -41,29 +41,55 @@ def changed(settings: Settings, config: Path) -> Iterator[str]:
 
 
 def _changed(section: Any, default: Any, at: str) -> Iterator[str]:  # noqa: ANN401 - any dataclass of settings
+    hints = get_type_hints(type(section), include_extras=True)
     for field in fields(section):
         value, usual = getattr(section, field.name), getattr(default, field.name)
         key = f"{at}{field.name}"
         if value == usual or key == "beside":
             continue
         if key == "recipes":
-            yield from (f"recipes.{plain(name, 60)}: {_recipe(recipe)}" for name, recipe in value.items())
+            own = {name: recipe for name, recipe in value.items() if recipe != usual.get(name)}
+            yield from (f"recipes.{plain(name, 60)}: {_recipe(recipe)}" for name, recipe in own.items())
+            yield from (f"recipes.{name}: is not there" for name in usual.keys() - value.keys())
         elif is_dataclass(value):
             yield from _changed(value, usual, f"{key}.")
         else:
-            yield f"{key}: {_shown(value)}"
+            yield f"{key}: {_shown(hints[field.name], value)}"
 
 
 def _recipe(recipe: Recipe) -> str:
-    told = ((f.name, getattr(recipe, f.name)) for f in fields(recipe) if f.name != "name")
-    return ", ".join(f"{name} {'+'.join(value) if isinstance(value, tuple) else value}" for name, value in told)
+    precision = "both" if len(recipe.precisions) > 1 else recipe.precisions[0]
+    told = {"precision": precision, "opset": recipe.opset, "interface": _several(recipe.interfaces)}
+    return ", ".join(f"{name} {value}" for name, value in (told | {"verify": recipe.verify}).items())
 
 
-def _shown(value: object) -> str:
-    match value:
-        case (program, *arguments):
-            return f"{plain(str(program), 100)}{f' ({len(arguments)} arguments, not shown)' if arguments else ''}"
-        case None:
-            return "none"
+def _several(words: tuple[str, ...]) -> str:
+    return f"[{', '.join(words)}]" if len(words) > 1 else words[0]
+
+
+def _shown(hint: Any, value: Any) -> str:  # noqa: ANN401 - any field of settings
+    """Return a value as the configuration writes it; of a command the program alone."""
+    kind = hint.__metadata__[0] if get_origin(hint) is Annotated else ""
+    match kind, value:
+        case _, bool():
+            said = str(value).lower()
+        case _, None:
+            said = {"duration or never": "never", "board file": "off"}.get(kind, "null")
+        case "command", (program, *arguments):
+            said = f"{plain(str(program), 100)}{f' ({len(arguments)} arguments, not shown)' if arguments else ''}"
+        case "duration" | "duration or never", _:
+            said = _counted(value, (("d", 86400), ("h", 3600), ("m", 60))) or f"{value:.12g}s"
+        case "size", _:
+            said = _counted(value, (("TB", 10**12), ("GB", 10**9), ("MB", 10**6))) or f"{value}B"
+        case "share", _:
+            said = f"{value * 100:.10g}%"
+        case "file mode" | "folder mode", _:
+            said = f'"{value:04o}"'
         case _:
-            return plain(str(value), 200)
+            said = plain(str(value), 200)
+    return said
+
+
+def _counted(value: float, units: tuple[tuple[str, int], ...]) -> str:
+    """Return a value in the largest unit of which it is a whole number; nothing if it is none of any."""
+    return next((f"{value / size:.0f}{unit}" for unit, size in units if value % size == 0), "")

@@ -32,6 +32,12 @@ ANSWER_S = 8.0
 """For all questions but the one to the worker, which loads PyTorch."""
 WORKER_S = 90.0
 
+NO_CONFIG = "there is no {path}; name yours with --config FILE"
+NOT_ASKED = (
+    "Nothing looks wrong with this machine. Folders and daemon were not looked at:\n"
+    "that needs a configuration, which you name with --config FILE."
+)
+
 MARGIN = 12
 """Characters before what was found."""
 
@@ -66,7 +72,7 @@ def _doctor(options: argparse.Namespace) -> int:
 def _settings(path: Path) -> tuple[Settings | None, Found]:
     """Return the settings if there are any, and what is to be said of the configuration."""
     if path == DEFAULT_CONFIG and not os.path.exists(path):  # noqa: PTH110 - never raises
-        return None, Found([f"there is no {path}; name yours with --config FILE"])
+        return None, Found([NO_CONFIG.format(path=path)])
     try:
         settings = config.load(path)
     except ConfigError as error:
@@ -133,7 +139,8 @@ def _block(found: dict[str, Found], wrong: list[str]) -> Iterator[str]:
     with suppress(RuntimeError):
         home = str(Path.home())
     yield "```text"
-    yield "Looks wrong:" if wrong else "Nothing looks wrong."
+    nothing = "Nothing looks wrong." if "daemon" in found else NOT_ASKED
+    yield "Looks wrong:" if wrong else nothing
     for line in wrong:
         yield from textwrap.wrap(_safe(line, home), WIDTH, initial_indent="- ", subsequent_indent="  ")
     yield ""

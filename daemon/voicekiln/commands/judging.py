@@ -8,12 +8,13 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
-from voicekiln.commands.common import FOR_RECIPES, NOT_DONE, OK, settings_or_defaults, tell_failure, templates_folder
+from voicekiln.commands.common import FOR_LIMITS, NOT_DONE, OK, settings_or_defaults, tell_failure, templates_folder
 from voicekiln.commands.parsing import Commands
-from voicekiln.commands.terminal import complain, progress, say
+from voicekiln.commands.terminal import Tell, complain, progress, say
 from voicekiln.errors import Refusal, ShareAwayError, plain
 from voicekiln.job import Speech
 from voicekiln.oneoff import Desk, NotDoneError
@@ -35,7 +36,7 @@ def add(commands: Commands) -> None:
         more="The file may be of any tool that exports RVC voices. It runs beside the original network, and where it "
         "differs, it is tried out what is wrong. The exit status is 0 for a faithful file and 1 for another.",
         example="voicekiln verify voice.onnx --against voice.pth",
-        config=FOR_RECIPES,
+        config=FOR_LIMITS,
     )
     verify.add_argument("model", type=Path, metavar="MODEL.onnx", help="the file to judge")
     verify.add_argument("--against", type=Path, required=True, metavar="VOICE.pth", help="the voice it should be")
@@ -52,7 +53,7 @@ def add(commands: Commands) -> None:
         more="Features are those of the voice's speech encoder, 50 or 100 frames a second; f0 is in Hz, 100 a second, "
         "0 where unvoiced. Both are arrays as numpy.save writes them.",
         example="voicekiln listen voice.onnx --features f.npy --f0 g.npy -o out.wav",
-        config=FOR_RECIPES,
+        config=FOR_LIMITS,
     )
     listen.add_argument("model", type=Path, metavar="MODEL.onnx", help="the voice")
     listen.add_argument("--features", type=Path, required=True, metavar="F.npy", help="(frames, width)")
@@ -71,7 +72,7 @@ def _verify(options: argparse.Namespace) -> int:
                 found = desk.verify(options.model, options.against, lambda *_: None, long=options.long)
             else:
                 with progress(options.model.name) as tell:
-                    found = desk.verify(options.model, options.against, tell, long=options.long)
+                    found = desk.verify(options.model, options.against, partial(_told, tell), long=options.long)
     except Refusal as refusal:
         if not options.json:
             tell_failure(options.against, refusal)
@@ -126,6 +127,11 @@ def _listen(options: argparse.Namespace) -> int:
     return OK
 
 
+def _told(tell: Tell, stage: str, step: int, steps: int) -> None:
+    """Tell of a stage of `verify` in a person's words; one without steps follows where something was found."""
+    tell("find out why" if stage == "verify" and not steps else stage, step, steps)
+
+
 def _tell_trouble(path: Path, found: dict[str, Any]) -> bool:
     """Complain of what kept the worker from doing it; return False if nothing did."""
     if "trouble" not in found:
@@ -133,6 +139,8 @@ def _tell_trouble(path: Path, found: dict[str, Any]) -> bool:
     complain(f"{path}: {found['trouble']}")
     if found.get("hint"):
         complain(f"  {found['hint']}")
+    for line in found.get("choices", ()):
+        complain(f"    {line}")
     return True
 
 
@@ -145,7 +153,7 @@ def _judgement(found: dict[str, Any]) -> Iterator[str]:
         yield f"  {'frames':>6}  {'seconds':>7}  {'speaker':>7}  {'SNR dB':>7}  {'largest error':>13}"
     for run in found["runs"]:
         yield f"  {run['frames']:>6}  {run['seconds']:>7.2f}  {run['speaker']:>7}  {_result(run)}"
-    yield found["summary"]
+    yield found["summary"].removesuffix(f" {found['findings'][0]['says']}" if found["findings"] else "")
     for finding in found["findings"]:
         yield f"- {finding['says']}"
         yield f"  Measured: {finding['evidence'].rstrip('.')}."

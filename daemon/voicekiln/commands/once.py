@@ -10,6 +10,7 @@ from pathlib import Path
 
 from voicekiln import report, values
 from voicekiln.commands.common import (
+    FOR_LIMITS,
     FOR_RECIPES,
     NOT_DONE,
     OK,
@@ -19,11 +20,10 @@ from voicekiln.commands.common import (
 )
 from voicekiln.commands.parsing import Commands
 from voicekiln.commands.terminal import complain, progress, say
-from voicekiln.errors import ConfigError, Refusal, ShareAwayError, plain
+from voicekiln.errors import Refusal, ShareAwayError, plain
 from voicekiln.folders.outbox import StagingLostError
 from voicekiln.job import INTERFACES, PRECISIONS, Interface, Recipe
 from voicekiln.oneoff import Desk, NotDoneError
-from voicekiln.settings import Settings
 
 
 def add(commands: Commands) -> None:
@@ -34,7 +34,7 @@ def add(commands: Commands) -> None:
         _sample,
         wish="First steps",
         example="voicekiln sample trial           # writes trial/sample.pth",
-        config=FOR_RECIPES,
+        config=None,
     )
     sample.add_argument("folder", type=Path, metavar="DIR", help="where to write it; made if it is missing")
 
@@ -44,7 +44,7 @@ def add(commands: Commands) -> None:
         _inspect,
         wish="First steps",
         example="voicekiln inspect voice.pth",
-        config=FOR_RECIPES,
+        config=FOR_LIMITS,
     )
     inspect.add_argument("file", type=Path, metavar="FILE", help="a voice (.pth)")
     inspect.add_argument("--json", action="store_true", help="for programs")
@@ -89,7 +89,11 @@ def add(commands: Commands) -> None:
 
 def _convert(options: argparse.Namespace) -> int:
     settings = settings_or_defaults(options.config)
-    recipe = _recipe(settings, options.recipe, options.precision, options.interface)
+    if options.recipe not in (None, *settings.recipes):
+        named = "" if options.config else "; those of your configuration with --config FILE"
+        complain(f"There is no recipe {plain(options.recipe, 60)}, only {', '.join(settings.recipes)}{named}.")
+        return NOT_DONE
+    recipe = _recipe(settings.recipes[options.recipe or "default"], options.precision, options.interface)
     status = OK
     with Desk(settings, templates_folder(options, settings)) as desk:
         for path in options.files:
@@ -115,12 +119,8 @@ def _interfaces(text: str) -> tuple[Interface, ...]:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
-def _recipe(
-    settings: Settings, name: str | None, precision: str | None, interfaces: tuple[Interface, ...] | None
-) -> Recipe:
-    recipe = settings.recipes.get(name or "default")
-    if recipe is None:
-        raise ConfigError([f"recipes.{plain(str(name))}: there is no such recipe, only {', '.join(settings.recipes)}"])
+def _recipe(recipe: Recipe, precision: str | None, interfaces: tuple[Interface, ...] | None) -> Recipe:
+    """Return the recipe with what was named beside it."""
     recipe = recipe if interfaces is None else replace(recipe, interfaces=interfaces)
     if precision is None:
         return recipe

@@ -12,7 +12,6 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
 from voicekiln import fences, loop
@@ -21,7 +20,8 @@ from voicekiln.commands.machine import owner
 from voicekiln.errors import LedgerError, plain
 from voicekiln.folders.census import Census
 from voicekiln.folders.names import shown
-from voicekiln.folders.voices import State
+from voicekiln.folders.sidecar import local
+from voicekiln.folders.voices import State, Voice
 from voicekiln.folders.watch import file_system
 from voicekiln.job import Refused
 from voicekiln.settings import Settings
@@ -31,7 +31,9 @@ LITTLE_BYTES = 500_000_000
 LITTLE_INODES = 1000
 """Less room than this is no room for long."""
 LATEST = 5
-"""Troubles that are told."""
+"""Of what was refused and of what waits, so many are told."""
+ARRIVING = (State.SETTLING, State.INCOMPLETE)
+"""Voices that are given time to arrive, which is as it should be."""
 INOTIFY = Path("/proc/sys/fs/inotify")
 IN_CREATE = 0x100
 """As the kernel counts it."""
@@ -49,8 +51,8 @@ def folder(name: str, path: Path) -> Found:
     free, inodes = room.f_bavail * room.f_frsize, room.f_favail if room.f_files else None
     found = Found([f"{path}, {stat.filemode(st.st_mode)} of {owner(st.st_uid)}, group {st.st_gid}"])
     found.lines.append(f"{where.type}{' (network)' if where.is_network else ''}, {_mount(where.mount_point)}")
-    left = "" if inodes is None else f", {inodes} files more"
-    found.lines.append(f"room: {free / _GB:.1f} of {room.f_blocks * room.f_frsize / _GB:.1f} GB{left}")
+    left = "" if inodes is None else f", for at most {inodes:,} files"
+    found.lines.append(f"room left: {free / _GB:.1f} of {room.f_blocks * room.f_frsize / _GB:.1f} GB{left}")
     if name != "inbox" and (free < LITTLE_BYTES or (inodes is not None and inodes < LITTLE_INODES)):
         found.wrong.append(
             f"The disk of the {name} is nearly full ({path}: {free / _GB:.1f} GB{left}). Make room there."
@@ -176,22 +178,31 @@ def _ledger(path: Path, *, running: bool) -> Found:
         found = Found(
             [f"{'runs' if running else 'does not run'}; it last said: {plain(census.fact('status') or 'nothing')}"]
         )
-        found.lines.append(f"ledger: {counts}; {size / 1e6:.1f} MB, clean end: {census.fact(loop.CLOSED) or 'no'}")
-        found.lines += [f"trouble: {line}" for line in _troubles(census)]
+        end = "" if running else f", clean end: {'yes' if census.fact(loop.CLOSED) else 'no'}"
+        found.lines.append(f"ledger: {counts}; {size / 1e6:.1f} MB{end}")
+        found.lines += [f"refused: {line}" for line in _refusals(census)]
+        put_off = list(census.put_off(LATEST))
+        found.lines += [f"{'waits' if voice.state in ARRIVING else 'trouble'}: {_waiting(voice)}" for voice in put_off]
         trouble = census.fact(TROUBLE)
+    if any(voice.state not in ARRIVING for voice in put_off):
+        found.wrong.append("Files could not be done yet and are tried again; see the trouble of the daemon below.")
     if running and trouble:
         found.wrong.append(f"The daemon is kept from its work: {plain(trouble, 300)}.")
     return found
 
 
-def _troubles(census: Census) -> Iterator[str]:
+def _refusals(census: Census) -> Iterator[str]:
+    """Yield what was refused last: an answer that somebody has, and nothing that is wrong here."""
     for voice in census.newest(State.REFUSED, LATEST):
         if isinstance(voice.ending, Refused):
             refusal = voice.ending.refusal
-            yield f"{_day(voice.finished)} {shown(voice.relpath)} refused ({refusal.code}): {refusal.text}"
-    for voice in census.put_off(LATEST):
-        yield f"{shown(voice.relpath)} waits until {_day(voice.next_try)}: {plain(voice.reason, 200)}"
+            yield f"{_when(voice.finished)} {shown(voice.relpath)} ({refusal.code}): {refusal.text}"
 
 
-def _day(wall: float | None) -> str:
-    return "?" if wall is None else f"{datetime.fromtimestamp(wall, UTC):%Y-%m-%d %H:%M}"
+def _waiting(voice: Voice) -> str:
+    """Return when a voice is looked at again, and why not now."""
+    return f"{shown(voice.relpath)} until {_when(voice.next_try)}: {plain(voice.reason, 200)}"
+
+
+def _when(wall: float | None) -> str:
+    return "?" if wall is None else local(wall)

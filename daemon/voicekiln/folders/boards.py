@@ -11,15 +11,19 @@ Accepted: a file that somebody puts there in the moment between the last look an
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from voicekiln.folders.files import open_folder, open_plain
+from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain
 from voicekiln.folders.names import shown, temp_name
 from voicekiln.folders.outbox import Rights, folder_for, write_whole
 from voicekiln.steps import Step, passed
+
+GONE = (errno.ENOENT, *NOT_A_FILE)
+"""Errors that say that no file of ours is there, or no folder with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +71,20 @@ def put_up(
 
 
 def take_down(board: BoardFile) -> None:
-    """Remove the file if it is ours and still there.
+    """Remove the file if it is ours and still there; what lies behind a link was never ours.
 
     Raises:
         ShareAwayError: if `root` is not there.
         OSError: if it cannot be removed.
     """
-    with contextlib.suppress(FileNotFoundError), open_folder(board.root, board.path.parent) as folder:
-        if _is_ours(folder, board):
-            os.unlink(board.path.name, dir_fd=folder)
-            passed(Step.BOARD_REMOVED)
+    try:
+        with open_folder(board.root, board.path.parent) as folder:
+            if _is_ours(folder, board):
+                os.unlink(board.path.name, dir_fd=folder)
+                passed(Step.BOARD_REMOVED)
+    except OSError as error:
+        if error.errno not in GONE:
+            raise
 
 
 def _must_be_free(folder: int, board: BoardFile) -> None:

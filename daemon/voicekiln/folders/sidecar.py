@@ -67,7 +67,8 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
 ) -> list[Piece]:
     """Return the files of a finished conversion, the sidecar last; `sources` says where the bytes lie, by hash.
 
-    The first face's file is `voice.onnx`, another's says in its name which it is; of two precisions the half one does.
+    The first face's file is `voice.onnx`, another's says in its name which it is; of two precisions the half one
+    does. Those of moevs lie in a folder of their own and do not count.
     """
     pieces, told = [], []
     for file, names in zip(conversion.files, _names(base.name, conversion.files), strict=True):
@@ -195,6 +196,11 @@ def refusal(origin: Origin, why: Refusal, base: PurePosixPath, at: float, words:
 def utc(at: float) -> str:
     """Return a wall-clock time as `2026-11-21T01:13:11Z`."""
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def local(at: float) -> str:
+    """Return a wall-clock time as a person at this machine reads it, with the zone: `2026-11-21 02:13 CET`."""
+    return f"{datetime.fromtimestamp(at).astimezone():%Y-%m-%d %H:%M %Z}"
 
 
 def _frame(origin: Origin, at: float) -> dict[str, Any]:

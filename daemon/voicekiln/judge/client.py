@@ -43,6 +43,11 @@ WEIGHT: Final = 16
 """Numbers from which on a constant counts as a weight."""
 MAX_BYTES: Final = 2**31 - 1
 """Of a file that ONNX can hold in one piece."""
+PICKLED: Final = b"\x80\x02"
+ZIPPED: Final = b"PK\x03\x04"
+HEAD_BYTES: Final = 300
+"""How checkpoints begin, those before PyTorch 1.6 and later ones, whose first entry is `NAME/data.pkl`."""
+IN_ORDER: Final = "The ONNX comes first: voicekiln verify MODEL.onnx --against VOICE.pth"
 
 _TYPES: Final = frozenset(helper.get_all_tensor_dtypes())
 _TROUBLES: Final = (*ORT_ERRORS, RuntimeError, ValueError)
@@ -97,8 +102,11 @@ def open_client(path: Path) -> Client:
     """
     if path.stat().st_size > MAX_BYTES:
         raise UnfitError("It is larger than 2 GB, which no ONNX file in one piece is.")
+    data = path.read_bytes()
+    if data.startswith(PICKLED) or (data.startswith(ZIPPED) and b"/data.pkl" in data[:HEAD_BYTES]):
+        raise UnfitError("This is a PyTorch checkpoint; the ONNX file belongs here.", IN_ORDER)
     try:
-        model = onnx.load_model_from_string(path.read_bytes())
+        model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError) as error:
         raise UnfitError("It is no ONNX file, or it is damaged.") from error
     if not model.graph.node or not model.graph.output:

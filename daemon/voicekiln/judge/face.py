@@ -54,11 +54,15 @@ FRAME_AXES: Final[dict[Role, int]] = {"features": 1, "pitch": 1, "f0": 1, "noise
 
 
 class UnfitError(Exception):
-    """What was given cannot be used as what it was given for; the text says why, to a person, `hint` what would do."""
+    """What was given cannot be used as what it was given for; the text says why, to a person, `hint` what would do.
 
-    def __init__(self, says: str, hint: str = "") -> None:
+    `choices` are lines below the hint, of what there is to choose from.
+    """
+
+    def __init__(self, says: str, hint: str = "", choices: tuple[str, ...] = ()) -> None:
         super().__init__(says)
         self.hint = hint
+        self.choices = choices
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,10 +114,11 @@ def recognise(inputs: Sequence[Port]) -> Face:
     for title, roles in _known()[:2]:  # RVC-WebUI's, which is fed by position
         if len(inputs) == len(roles) and all(map(_fits, roles.values(), inputs)):
             return Face(f"{title}, by position", dict(zip(roles.values(), inputs, strict=True)))
-    known = "; ".join(f"{title} ({', '.join(_roles(words))})" for title, words in (*FACES, *PITCHED_ONLY))
+    known = tuple(f"{title}: {', '.join(_roles(words))}" for title, words in (*FACES, *PITCHED_ONLY))
     raise UnfitError(
         f"Its inputs are those of no RVC client that is known: {_listed(inputs)}.",
-        f"Known are, each but the last also without pitch: {known}.",
+        "Known are the inputs of these clients, but for the last also those without pitch and f0:",
+        known,
     )
 
 

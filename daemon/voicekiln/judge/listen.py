@@ -35,6 +35,8 @@ SEARCHED: Final = 5 * FRAMES_PER_S
 CHANNELS: Final = 192
 """Of the noise, where the file does not say."""
 MAX_FRAMES: Final = 3600 * FRAMES_PER_S
+RESHAPING: Final = frozenset({"Cast", "Identity", "Squeeze", "Unsqueeze", "Reshape", "Flatten"})
+"""What may be done to a speaker before it is looked up, and the first of it to the table."""
 SLACK: Final = 3
 """Frames by which features and f0 may differ in length, as they do where each was made by a tool of its own."""
 MAX_HZ: Final = 20_000.0
@@ -102,11 +104,34 @@ def _said(client: Client, speech: Speech) -> tuple[Said, list[str]]:
         notes.append("The features were taken for 100 a second; most encoders give 50, each of which is used twice.")
     if len(features) > MAX_FRAMES:
         raise UnfitError(f"That is more than the {MAX_FRAMES // FRAMES_PER_S // 60} minutes that can be said at once.")
+    speakers = _speakers(client)
+    if speakers is not None and not 0 <= speech.speaker < speakers:
+        there_are = "only the speaker 0" if speakers == 1 else f"the speakers 0 to {speakers - 1}"
+        raise UnfitError(f"This voice has {there_are}; {speech.speaker} is none of them.", "Name one with --speaker.")
     if speech.speaker and not client.face.has("speaker"):
         notes.append("The file takes no speaker.")
     channels = client.face.width("noise") or CHANNELS
     noise = np.random.default_rng(speech.seed).standard_normal((channels, len(features)), dtype=np.float32)
     return Said(features, f0, coarse(f0), noise * np.float32(RND_SCALE), speech.speaker), notes
+
+
+def _speakers(client: Client) -> int | None:
+    """Return how many there are, by the rows of the table in which the file looks them up; None if none is found."""
+    if not client.face.has("speaker"):
+        return None
+    same = {client.face.roles["speaker"].name}
+    shapes = {name: tuple(tensor.dims) for name, tensor in client.constants.items()}
+    for node in client.model.graph.node:
+        if node.op_type in RESHAPING and node.input and node.output:
+            if node.input[0] in same:
+                same.add(node.output[0])
+            elif node.input[0] in shapes:
+                shapes[node.output[0]] = shapes[node.input[0]]
+        elif node.op_type == "Gather" and len(node.input) > 1 and node.input[1] in same:
+            table = shapes.get(node.input[0], ())
+            if len(table) > 1:
+                return int(table[0])
+    return None
 
 
 def _as_long(features: Floats, f0: Floats, notes: list[str]) -> tuple[Floats, Floats]:

@@ -60,6 +60,7 @@ def judge(model: Path, checkpoint: Path, entered: Enter, *, long: bool) -> dict[
         return facts | _verdict([], [unlike], wanted_db, precision)
     runs, notes = _runs(pair, (*LENGTHS, LONG) if long else LENGTHS, entered)
     if not all(is_faithful(run, wanted_db) for run in runs):
+        entered("verify")  # the same again, without a number: to find out why
         findings = diagnose(pair, runs, wanted_db)
     else:
         findings = noise_level(pair, runs[-1].frames) if QUIET_NOTE in notes else []
@@ -101,9 +102,8 @@ def _runs(pair: Pair, lengths: Sequence[int], entered: Enter) -> tuple[list[Run]
         compare = partial(pair.quietly, noise=True)
     runs = []
     for at, said in enumerate(sayings, start=1):
-        entered("verify", at, len(sayings) + 1)
+        entered("verify", at, len(sayings))
         runs.append(compare(said))
-    entered("verify", len(sayings) + 1, len(sayings) + 1)  # what is left: to find out why, if there is something
     if any(run.stopped for run in runs) and (only := pair.only_length):
         runs.append(compare(say_to(pair.voice, glide(only))))
     return runs, notes

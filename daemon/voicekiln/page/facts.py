@@ -56,7 +56,7 @@ def link(path: str, outbox: str = "") -> str:
 
 
 def _text(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _utc(at: float | None) -> str | None:

@@ -38,6 +38,9 @@ PUBLISHING = 0.95
 
 MINUTE_S = 60
 
+LARGEST = 10**9
+"""No voice has more hertz, speakers or seconds; a sidecar that was found in the outbox may say anything."""
+
 MARKED = "The plain name was taken by another voice or the status page; hence the mark (~) in these names."
 """Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
 
@@ -170,7 +173,7 @@ class Survey:
                 bytes=voice.stamp.size,
                 at=voice.finished or voice.first_seen,
                 # Without an attempt of its own, as in `delivery`, the times are another voice's.
-                seconds=round(sum(made.seconds.values()), 2) if voice.attempts else None,
+                seconds=_seconds(made) if voice.attempts else None,
                 files=tuple(_made(files, made)),
                 sidecar=None if head is None else str(head[1].path),
                 swept_at=None if head is None else self._swept_at(head[0], self._sweep.results),
@@ -243,4 +246,10 @@ def _text(value: object) -> str:
 
 
 def _whole(value: object) -> int:
-    return value if isinstance(value, int) and value > 0 else 0
+    return value if type(value) is int and 0 < value <= LARGEST else 0
+
+
+def _seconds(made: Conversion) -> float | None:
+    """Return how long it took; None where that cannot be."""
+    took_s = sum(made.seconds.values())
+    return round(took_s, 2) if 0 <= took_s <= LARGEST else None

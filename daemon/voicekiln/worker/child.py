@@ -223,7 +223,7 @@ def _workshop(templates: Path) -> tuple[Work, Ready]:
         try:
             return work(request, entered)
         except UnfitError as unfit:
-            return Looked(request.id, {"trouble": str(unfit), "hint": unfit.hint}, ())
+            return Looked(request.id, {"trouble": str(unfit), "hint": unfit.hint, "choices": unfit.choices}, ())
 
     return tried, ready
 
