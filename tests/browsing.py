@@ -89,8 +89,11 @@ class Reader:
         return self.page
 
     def shown(self) -> list[str]:
-        """Return the voices that are to be seen."""
-        return [name.inner_text() for name in self.page.locator("main .v:not([hidden]) .n").all()]
+        """Return the voices that are to be seen.
+
+        Not as `inner_text`, which is empty for rows that the browser has not drawn yet.
+        """
+        return [text.strip() for text in self.page.locator("main .v:not([hidden]) .n").all_text_contents()]
 
 
 def needs_browser() -> pytest.MarkDecorator:
