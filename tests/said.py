@@ -27,7 +27,7 @@ PLACES: dict[str, tuple[int, str]] = {
     "BlockingIOError": (0, "reason"),
     "wait": (2, "reason"),
     "NotMine": (0, "missed"),
-    **dict.fromkeys(("hands.do", "_pulse.do"), (0, "doing")),
+    **dict.fromkeys(("hands.do", "_hands.do", "_pulse.do"), (0, "doing")),
     "_unfaithful": (0, "snr_db"),
 }
 """Which argument of a call is told, and the section of the catalogue to which it belongs."""

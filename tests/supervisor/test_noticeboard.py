@@ -709,7 +709,7 @@ class DeadHands(HeldHands):
     """Hands at a share that does not answer."""
 
     def stuck(self) -> str | None:
-        return noticeboard.DOING if self.held else None
+        return "writing the status page" if self.held else None
 
 
 def test_a_page_elsewhere_that_hangs_holds_up_nobody(build: Callable[..., Kiln]) -> None:

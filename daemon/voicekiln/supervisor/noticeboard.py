@@ -53,8 +53,6 @@ FAILED_PAUSE_S = 60.0
 LAST_FAILED_PAUSE_S = 3600.0
 """A file that could not be written or removed is tried again after a minute, then at doubling distances."""
 
-DOING = "writing the status page"
-
 Render = Callable[[Board, Words, str], Iterable[str]]
 
 
@@ -170,7 +168,7 @@ class Noticeboard:
         work = _Work(common, settings, common.words, self._must_be_sure, gone, wanted & tried)
         moment = self._moment()
         self._hands.do(
-            DOING,
+            "writing the status page",
             lambda: work.carry_out(moment, known, stopped=stopped),
             lambda written: self._written(written, wanted, tried),
             self._failed,

@@ -115,7 +115,7 @@ class Notices:
         self._tell_dropped()
         self._running = True
         self._hands.do(
-            "running notify.command",
+            "running the notification command",
             lambda: self._run([*command, path], environment(os.environ, facts), timeout_s, hurry),
             lambda outcome: self._done(notice, outcome),
             lambda error: self._failed(notice, error),
