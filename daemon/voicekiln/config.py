@@ -25,7 +25,7 @@ from voicekiln.settings import FOLDERS, Recipes, Settings
 _Section = TypeVar("_Section")
 _NO_KEYS = ("beside",)
 """Fields of settings that are not read from the file."""
-_RECIPE_KEYS = ("precision", "opset", "interface", "verify")
+_RECIPE_KEYS = ("precision", "opset", "interface", "verify", "speaker_mix")
 
 
 def load(path: Path) -> Settings:
@@ -179,6 +179,8 @@ class _File:
                         recipe = replace(recipe, interfaces=values.interfaces(text))
                     case "verify":
                         recipe = replace(recipe, verify=values.one_of(text, VERIFY))
+                    case "speaker_mix":
+                        recipe = replace(recipe, speaker_mix=values.truth(text))
             except ValueError as error:
                 self._problem(_under(at, key), str(error))
         return recipe

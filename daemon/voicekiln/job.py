@@ -24,6 +24,18 @@ Interface = Literal["rvc", "w-okada", "moevs"]
 `moevs` is the file of `rvc` in the folder that its client wants."""
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
 
+Main = Literal["rvc", "w-okada", "moevs", "so-vits-svc", "diffusion", "kmeans", "index", "vocoder"]
+Extra = Literal["autof0", "encoder", "denoise", "pred", "after", "alpha", "mel"]
+Part = Main | Extra
+"""One of the networks that are made of a file: a face of a voice, or a piece of what it needs. An extra one stands
+beside the main one and never takes its name."""
+EXTRAS: tuple[Extra, ...] = get_args(Extra)
+PARTS: tuple[Part, ...] = (*get_args(Main), *EXTRAS)
+
+Data = Literal["KMeans", "vectors", "centroids", "lists"]
+"""Numbers that clients read themselves, in a NumPy file beside the ONNX files."""
+DATA: tuple[Data, ...] = get_args(Data)
+
 OPSETS = range(17, 21)
 """The ONNX operator sets that can be asked for; 17 is the first with LayerNormalization, 20 the exporter's last."""
 
@@ -78,6 +90,8 @@ class Recipe:
     interfaces: tuple[Interface, ...] = ("rvc",)
     """Each of them once; the first gives its files the plainest names."""
     verify: Verify = "full"
+    speaker_mix: bool = False
+    """Whether a voice of several speakers is fed a share of each, for every frame, in place of one speaker's number."""
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
@@ -86,14 +100,16 @@ class Recipe:
         Raises:
             ValueError, KeyError, TypeError: if it is none that this version can make.
         """
-        facts = {key: value for key, value in raw.items() if key != "interface"}
-        facts |= {"interfaces": [raw["interface"]]} if "interface" in raw else {}
-        if facts.keys() != {"name", "precisions", "opset", "interfaces", "verify"} or len(facts) != len(raw):
+        facts = {"speaker_mix": False} | {key: value for key, value in raw.items() if key != "interface"}
+        if "interface" in raw:
+            facts |= {"interfaces": [raw["interface"]]}
+        mix, known = facts["speaker_mix"], {"name", "precisions", "opset", "interfaces", "verify", "speaker_mix"}
+        if facts.keys() != known or {"interface", "interfaces"} <= raw.keys() or type(mix) is not bool:
             raise ValueError("a recipe of another version")
         precisions, interfaces = (_some(facts[key], known) for key, known in _SEVERAL)
         if not (facts["verify"] in VERIFY and type(facts["opset"]) is int and facts["opset"] in OPSETS):
             raise ValueError("a recipe of an unknown kind")
-        return cls(_text(facts["name"]), precisions, facts["opset"], interfaces, facts["verify"])
+        return cls(_text(facts["name"]), precisions, facts["opset"], interfaces, facts["verify"], mix)
 
     @property
     def fingerprint(self) -> str:
@@ -103,7 +119,7 @@ class Recipe:
             "opset": self.opset,
             "interfaces": self.interfaces,
             "verify": self.verify,
-        }
+        } | ({"speaker_mix": True} if self.speaker_mix else {})
         return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -184,14 +200,27 @@ class OnnxFile:
     outputs: tuple[Port, ...]
     fidelity: tuple[Fidelity, ...]
     """One per execution provider; none if the recipe does without verification."""
-    interface: Interface = "rvc"
+    interface: Part = "rvc"
     client: dict[str, Any] = field(default_factory=dict)
     """What the interface's client wants in a file of its own, but for the voice's name (JSON values); or nothing."""
 
 
-def staged(interface: Interface, precision: Precision) -> str:
+def staged(part: Part, precision: Precision) -> str:
     """Return the name that a finished file has in staging; faces that are one and the same file have one name."""
-    return f"{'rvc' if interface == 'moevs' else interface}.{precision}.onnx"
+    return f"{'rvc' if part == 'moevs' else part}.{precision}.onnx"
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """A finished NumPy file in the job's staging folder."""
+
+    name: Data
+    """The file's is `NAME.npy`."""
+    sha256: str
+    bytes: int
+    dtype: str
+    """As NumPy names it."""
+    shape: tuple[int, ...]
 
 
 PICTURE = re.compile(r"[A-Za-z0-9_-]{800}", re.ASCII)
@@ -217,6 +246,7 @@ class Conversion:
     versions: dict[str, str]
     picture: str = ""
     """Of the verification of the least faithful file: what `PICTURE` says; empty where there was none."""
+    data: tuple[DataFile, ...] = ()
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:
@@ -233,8 +263,17 @@ class Conversion:
             seconds={_text(k): _number(v) for k, v in _mapping(raw["seconds"]).items()},
             device=_mapping(raw["device"]),
             versions={_text(k): _text(v) for k, v in _mapping(raw["versions"]).items()},
-            picture=_picture(raw.get("picture", "")),  # older sidecars and ledgers have none
+            # Older sidecars and ledgers lack these.
+            picture=_picture(raw.get("picture", "")),
+            data=tuple(_data_file(f) for f in raw.get("data", ())),
         )
+
+
+def staged_files(conversion: Conversion, staging: Path) -> dict[str, Path]:
+    """Return where the bytes of all of a conversion's files lie in its staging folder, by hash."""
+    names = {file.sha256: file.name for file in conversion.files}
+    names |= {array.sha256: f"{array.name}.npy" for array in conversion.data}
+    return {sha256: staging / name for sha256, name in names.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -325,10 +364,14 @@ def _some(value: object, known: tuple[Any, ...]) -> tuple[Any, ...]:
 def _onnx_file(raw: object) -> OnnxFile:
     facts = _mapping(raw)
     interface, precision = facts.get("interface", "rvc"), facts["precision"]
-    if interface not in INTERFACES or precision not in PRECISIONS:
+    if interface not in PARTS or precision not in PRECISIONS:
         raise ValueError("a file of an unknown interface or precision")
-    # Before there was more than one face, none was named.
-    if facts["name"] not in (staged(interface, precision), *([f"{precision}.onnx"] if interface == "rvc" else [])):
+    named = [staged(interface, precision)]
+    if interface == "rvc":  # before there was more than one face, none was named
+        named.append(f"{precision}.onnx")
+    if interface == "moevs":  # the same file as the family's own face
+        named.append(staged("so-vits-svc", precision))
+    if facts["name"] not in named:
         raise ValueError("a file of an unknown name")
     fidelity = tuple(_fidelity(f) for f in facts["fidelity"])
     if not all(f.snr_db >= f.wanted_db for f in fidelity):
@@ -345,3 +388,11 @@ def _onnx_file(raw: object) -> OnnxFile:
         interface=interface,
         client=_mapping(facts.get("client", {})),
     )
+
+
+def _data_file(raw: object) -> DataFile:
+    facts = _mapping(raw)
+    if facts["name"] not in DATA:
+        raise ValueError("data of an unknown name")
+    shape = tuple(_whole(size) for size in facts["shape"])
+    return DataFile(facts["name"], _text(facts["sha256"]), _whole(facts["bytes"]), _text(facts["dtype"]), shape)

@@ -28,7 +28,7 @@ from voicekiln.folders.names import output_base, temp_name
 from voicekiln.folders.outbox import Delivery, Rights, publish
 from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.voices import Published
-from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Speech, Stage
+from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Speech, Stage, staged_files
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import HERE, devices, hire
 from voicekiln.worker.keeper import At, Ended
@@ -99,7 +99,7 @@ class Desk:
             if not isinstance(ending, Converted):
                 raise NotDoneError("the worker answered something else")
             origin = sidecar.Origin(PurePosixPath(path.name), spooled.sha256, spooled.bytes, time.time())
-            sources = {file.sha256: staging / file.name for file in ending.conversion.files}
+            sources = staged_files(ending.conversion, staging)
             base = PurePosixPath(output_base(path.name))
             pieces = sidecar.result(origin, ending.conversion, recipe, base, sources, time.time())
             files = publish(out, Delivery(pieces, (), {}, _JOB), Rights())

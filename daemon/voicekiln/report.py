@@ -34,7 +34,8 @@ def settings(understood: Settings) -> Iterator[str]:
         what = " and ".join(recipe.precisions)
         folder = "" if recipe.name == "default" else f", for the folder {recipe.name}/"
         faces = " and ".join(recipe.interfaces)
-        made = f"opset {recipe.opset}, interface {faces}, verify {recipe.verify}"
+        mix = ", speaker_mix true" if recipe.speaker_mix else ""
+        made = f"opset {recipe.opset}, interface {faces}, verify {recipe.verify}{mix}"
         yield f"recipe  {recipe.name}: {what}, {made}{folder}"
     status = understood.status
     places = [str(understood.outbox / path) for path in (status.page, status.json) if path is not None]

@@ -21,7 +21,7 @@ from plain_export import TRACED, network, plain
 from reference_voices import ac_snr_db
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import Claim, Exportable, Family, NotMine, Outline, TensorInfo
-from voicekiln.families.weights import AsIs, Rule
+from voicekiln.families.weights import AsIs, Computed, Folded, Rule, Stacked
 
 UNSEEN = (1, 5, 40, 131)
 """Frames that were not traced."""
@@ -193,7 +193,15 @@ class FamilyContract:
 
 def names(rule: Rule) -> tuple[str, ...]:
     """Return the checkpoint's tensors that a rule reads."""
-    return (rule.name,) if isinstance(rule, AsIs) else (rule.g, rule.v)
+    match rule:
+        case AsIs(name):
+            return (name,)
+        case Folded(g, v):
+            return g, v
+        case Stacked(each):
+            return tuple(name for one in each for name in names(one))
+        case Computed():
+            return ()
 
 
 def agreement_db(built: Built, graph: onnx.ModelProto, frames: int) -> float:

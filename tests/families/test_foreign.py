@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -10,9 +11,10 @@ import tiny_voices
 from outlines import named, outline
 from voicekiln.errors import Discriminator, NoWeights, OtherFamily, UnknownModel
 from voicekiln.families import FAMILIES, choose
-from voicekiln.families.base import Claim, Exportable, NotMine, Outline
+from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
 from voicekiln.families.foreign import KINDS, sight
-from voicekiln.job import Interface
+from voicekiln.families.weights import Rule
+from voicekiln.job import Data, Part, Recipe
 
 SEEN = {
     "so-vits-svc voice": ("emb_g.weight", "emb_uv.weight", "pre.weight", "enc_p.f0_emb.weight", "dec.conv_pre.weight"),
@@ -90,9 +92,17 @@ class Fake:
         """Say it."""
         return self.answer
 
-    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
+    def parts(self, claim: Claim, recipe: Recipe) -> tuple[Part, ...]:
         """Never called."""
-        raise AssertionError(claim, outline, interface)
+        raise AssertionError(claim, recipe)
+
+    def build(self, claim: Claim, outline: Outline, part: Part | None = None, recipe: Recipe = PLAIN) -> Exportable:
+        """Never called."""
+        raise AssertionError(claim, outline, part, recipe)
+
+    def data(self, claim: Claim, outline: Outline, recipe: Recipe) -> Mapping[Data, Rule]:
+        """Never called."""
+        raise AssertionError(claim, outline, recipe)
 
 
 def test_no_claim_says_what_each_family_missed() -> None:

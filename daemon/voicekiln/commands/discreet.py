@@ -60,7 +60,8 @@ def _changed(section: Any, default: Any, at: str) -> Iterator[str]:  # noqa: ANN
 def _recipe(recipe: Recipe) -> str:
     precision = "both" if len(recipe.precisions) > 1 else recipe.precisions[0]
     told = {"precision": precision, "opset": recipe.opset, "interface": _several(recipe.interfaces)}
-    return ", ".join(f"{name} {value}" for name, value in (told | {"verify": recipe.verify}).items())
+    told |= {"verify": recipe.verify} | ({"speaker_mix": "true"} if recipe.speaker_mix else {})
+    return ", ".join(f"{name} {value}" for name, value in told.items())
 
 
 def _several(words: tuple[str, ...]) -> str:

@@ -1,11 +1,13 @@
-"""Where one voice becomes files: each of its faces in each precision, written, and then verified as it lies on disk.
+"""Where one voice becomes files: each of its parts in each precision, written, and then verified as it lies on disk.
 
 Several files get their weights from PyTorch's network, which they are compared with anyway and in which they are
-computed once for all faces. A single file, or one that nobody compares, gets them streamed from the checkpoint.
+computed once for all faces of it. A single file, or one that nobody compares, gets them streamed from the checkpoint.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 
+import numpy as np
 import torch
 
 from voicekiln.convert import device
@@ -27,7 +30,19 @@ from voicekiln.convert.verify import LENGTHS, Original, verify
 from voicekiln.errors import NotFaithful, plain
 from voicekiln.families import weights
 from voicekiln.families.base import Exportable
-from voicekiln.job import PRECISIONS, Fidelity, Interface, OnnxFile, Precision, Recipe, Stage, staged
+from voicekiln.families.weights import Rule
+from voicekiln.job import (
+    PRECISIONS,
+    Data,
+    DataFile,
+    Fidelity,
+    OnnxFile,
+    Part,
+    Precision,
+    Recipe,
+    Stage,
+    staged,
+)
 
 MAX_FACT = 20_000
 """Characters of one value in an ONNX file's metadata."""
@@ -68,7 +83,8 @@ class Stages:
 class Bench:
     """Where one voice becomes files."""
 
-    faces: Mapping[Interface, Exportable]
+    parts: Mapping[Part, Exportable]
+    data: Mapping[Data, Rule]
     tensors: Mapping[str, torch.Tensor]
     recipe: Recipe
     staging: Path
@@ -79,7 +95,7 @@ class Bench:
     stages: Stages
     pictures: dict[str, str] = field(default_factory=dict)
     """Of the verified files, by their names in the staging folder."""
-    networks: dict[Interface, torch.nn.Module] = field(default_factory=dict)
+    networks: dict[Part, torch.nn.Module] = field(default_factory=dict)
     """With the voice's numbers; filled when they are asked for."""
 
     def files(self) -> tuple[tuple[OnnxFile, ...], tuple[str, ...]]:
@@ -88,20 +104,40 @@ class Bench:
         finished: list[OnnxFile] = []
         notes: list[str] = [UNVERIFIED] if self.recipe.verify == "off" else []
         arithmetic = {precision: ways[0] for precision, ways in ARITHMETICS.items()}
-        for interface, exportable in self.faces.items():
+        for part, exportable in self.parts.items():
             for precision in (p for p in PRECISIONS if p in self.recipe.precisions):
-                name = staged(interface, precision)
+                name = staged(exportable.interface, precision)
                 if name not in made:
                     try:
                         made[name] = self._file(exportable, precision, arithmetic[precision], name)
                     except NotFaithful as unfaithful:
                         if arithmetic[precision] == "float32":
                             raise
-                        arithmetic[precision] = "float32"  # for the other faces, too: they are the same network
+                        arithmetic[precision] = "float32"  # for the other parts, too: as a rule they are one network
                         made[name] = self._file(exportable, precision, "float32", name)
                         notes.append(STORED_AS_HALF.format_map(unfaithful.found))
-                finished.append(replace(made[name], interface=interface, client=dict(exportable.client)))
+                finished.append(replace(made[name], interface=part, client=dict(exportable.client)))
         return tuple(finished), tuple(notes)
+
+    def numbers(self) -> tuple[DataFile, ...]:
+        """Write what is published as mere numbers, and describe it. Equal voices give equal bytes."""
+        return tuple(self._array(name, rule) for name, rule in self.data.items())
+
+    def _array(self, name: Data, rule: Rule) -> DataFile:
+        """Write one array in its own precision, as NumPy does: a header of 128 bytes and the bare numbers."""
+        with self.stages.stage("fill"), threads(1):
+            array = weights.read(rule, self.tensors).contiguous().numpy()
+            header = io.BytesIO()
+            np.lib.format.write_array_header_1_0(header, np.lib.format.header_data_from_array_1_0(array))
+            pieces = header.getvalue(), array.reshape(-1).view(np.uint8).data
+            digest = hashlib.sha256()
+            with (self.staging / f"{name}.npy").open("xb") as file:
+                for piece in pieces:
+                    digest.update(piece)
+                    file.write(piece)
+                file.flush()
+                os.fsync(file.fileno())
+            return DataFile(name, digest.hexdigest(), sum(map(len, pieces)), str(array.dtype), array.shape)
 
     def picture(self, files: Sequence[OnnxFile]) -> str:
         """Return the picture of the least faithful file; the figure that is shown beside it is that file's, too."""
@@ -134,15 +170,16 @@ class Bench:
 
         They are computed once for several files that are compared with a network: it has them all.
         """
-        files = {staged(interface, precision) for interface in self.faces for precision in self.recipe.precisions}
-        if len(files) > 1 and LENGTHS[self.recipe.verify]:
+        same = {e.interface for e in self.parts.values() if e.weights == exportable.weights}
+        if len(same) * len(self.recipe.precisions) > 1 and LENGTHS[self.recipe.verify]:
             return self._network(exportable).state_dict().__getitem__
         return lambda name: weights.read(exportable.weights[name], self.tensors)
 
     def _network(self, exportable: Exportable) -> torch.nn.Module:
-        """Return PyTorch's network with the voice's numbers, computed once for all faces."""
+        """Return PyTorch's network with the voice's numbers, computed once for all parts that have the same."""
         if exportable.interface not in self.networks:
-            other = next(iter(self.networks.values()), None)
+            alike = (e.interface for e in self.parts.values() if e.weights == exportable.weights)
+            other = next((self.networks[part] for part in alike if part in self.networks), None)
             self.networks[exportable.interface] = (
                 self.references.load(exportable, self.tensors) if other is None else with_face(other, exportable)
             )

@@ -223,12 +223,19 @@ def noise_nodes(graph: onnx.GraphProto) -> list[onnx.NodeProto]:
 
 
 def _check_interface(graph: onnx.GraphProto, exportable: Exportable) -> None:
-    """Compare names, order, types and axes; one name for the one dynamic axis of the inputs."""
+    """Compare names, order, types and axes."""
     for found, wanted in ((ports(graph.input), exportable.inputs), (ports(graph.output), exportable.outputs)):
         if found != tuple(wanted):
             raise BadGraphError(f"the graph has {found}, wanted are {wanted}")
-    if len(dynamic := {axis for port in exportable.inputs for axis in port.axes if isinstance(axis, str)}) != 1:
-        raise BadGraphError(f"one dynamic axis is wanted, there are {sorted(dynamic)}")
+    sample = exportable.sample(TRACED_FRAMES, np.random.default_rng(0))
+    lengths = {
+        (axis, sample[port.name].shape[at])
+        for port in exportable.inputs
+        for at, axis in enumerate(port.axes)
+        if isinstance(axis, str)
+    }
+    if not lengths or any(len({pair[at] for pair in lengths}) < len(lengths) for at in (0, 1)):
+        raise BadGraphError(f"one dynamic axis has one name and one length, there are {sorted(lengths)}")
 
 
 def _check_constants(graph: onnx.GraphProto) -> None:

@@ -23,7 +23,7 @@ from voicekiln.convert.template import ARITHMETICS, Kind, maker
 from voicekiln.convert.threads import threads
 from voicekiln.errors import NoSuchFace
 from voicekiln.families.base import Claim, Exportable, Family, Outline
-from voicekiln.job import Conversion, Interface, Recipe, Stage
+from voicekiln.job import EXTRAS, Conversion, Part, Recipe, Stage
 
 
 def inspect(source: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
@@ -67,21 +67,24 @@ class Pipeline:
         with stages.stage("load"), threads(1):  # many small pieces of work, which more threads only slow down
             checkpoint = open_checkpoint(source)
             family, claim = families.choose(checkpoint.outline)
-            faces, missing = _faces(family, claim, checkpoint.outline, recipe.interfaces)
+            parts, missing = _parts(family, claim, checkpoint.outline, recipe)
+            data = family.data(claim, checkpoint.outline, recipe)
         facts = {"source_sha256": sha256, "voicekiln_version": __version__}
-        bench = Bench(faces, checkpoint.tensors, recipe, staging, facts, self._cache, self._references, stages)
+        bench = Bench(parts, data, checkpoint.tensors, recipe, staging, facts, self._cache, self._references, stages)
         files, notes = bench.files()
-        names = {interface: dict(exportable.names) for interface, exportable in faces.items()}
+        numbers = bench.numbers()
+        names = {part: dict(exportable.names) for part, exportable in parts.items()}
         sync_folder(staging)
         return Conversion(
             files=files,
             model=dict(claim.model),
-            feed={**next(iter(faces.values())).feed, "names": names},
+            feed={**next(iter(parts.values())).feed, "names": names},
             notes=(*claim.notes, *missing, *notes),
             seconds=stages.seconds,
             device=device.device(),
             versions=device.versions(),
             picture=bench.picture(files),
+            data=numbers,
         )
 
     def templates(
@@ -116,25 +119,23 @@ class Pipeline:
         return {"templates": shown} | ({"trouble": self._cache.trouble} if self._cache.trouble else {})
 
 
-def _faces(
-    family: Family, claim: Claim, outline: Outline, wanted: Sequence[Interface]
-) -> tuple[dict[Interface, Exportable], list[str]]:
-    """Return the wanted faces that the voice can have, and a sentence for each other.
+def _parts(family: Family, claim: Claim, outline: Outline, recipe: Recipe) -> tuple[dict[Part, Exportable], list[str]]:
+    """Return the wanted parts that there can be of the file, and a sentence for each other.
 
     Raises:
-        NoSuchFace: if it can have none of them.
+        NoSuchFace: if there can be none of them but extra ones.
         Refusal: as `Family.build`.
     """
-    faces: dict[Interface, Exportable] = {}
+    parts: dict[Part, Exportable] = {}
     missing: list[NoSuchFace] = []
-    for interface in wanted:
+    for part in family.parts(claim, recipe):
         try:
-            faces[interface] = family.build(claim, outline, interface)
+            parts[part] = family.build(claim, outline, part, recipe)
         except NoSuchFace as refusal:
             missing.append(refusal)
-    if not faces:
+    if parts.keys() <= {*EXTRAS}:
         raise missing[0]
-    return faces, [refusal.text for refusal in missing]
+    return parts, [refusal.text for refusal in missing]
 
 
 def _usual(family: Family, outline: Outline, recipes: Sequence[Recipe]) -> Iterator[tuple[Exportable, Recipe]]:
@@ -143,7 +144,7 @@ def _usual(family: Family, outline: Outline, recipes: Sequence[Recipe]) -> Itera
     assert isinstance(claim, Claim)  # noqa: S101 - for the type checker; a family knows its own
     for recipe in recipes:
         with suppress(NoSuchFace):
-            for exportable in _faces(family, claim, outline, recipe.interfaces)[0].values():
+            for exportable in _parts(family, claim, outline, recipe)[0].values():
                 yield exportable, recipe
 
 

@@ -26,7 +26,7 @@ from voicekiln import __version__
 from voicekiln.convert.graph import export
 from voicekiln.convert.halve import halve, store_as_half
 from voicekiln.families.base import Exportable
-from voicekiln.job import Interface, Precision
+from voicekiln.job import Part, Precision
 
 MAGIC: Final = b"voicekiln template 1 "
 
@@ -57,7 +57,7 @@ class Kind:
     precision: Precision
     arithmetic: Arithmetic
     opset: int
-    interface: Interface
+    interface: Part
     made_by: str
     """Hash of all that makes graphs here (`maker`)."""
 

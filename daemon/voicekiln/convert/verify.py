@@ -3,7 +3,8 @@
 The very bytes that will be published run in ONNX Runtime beside the PyTorch network in float32, at lengths that
 were never traced, on plausible inputs with an unvoiced gap, with the noise on. Noise agrees because it is drawn
 again: a one-node model with the file's own noise node, run as often and in the same order, gives the same numbers
-on the same provider, and the network's `Noise` modules replay them. Every comparison is written so that NaN fails,
+on the same provider, and the network's `Noise` modules replay them. What a network predicts and then adds up (f0) is
+compared, and the rest follows from the file's prediction on both sides. Every comparison is written so that NaN fails,
 and a reference that is silent fails too: nothing can be heard in it.
 """
 
@@ -11,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -160,7 +161,7 @@ class _Trial:
         """Run both at one length and return the worst difference among the outputs."""
         inputs = self.exportable.sample(frames, np.random.default_rng(frames))
         running = self.beside.submit(self._run, inputs)
-        wanted = _ask_network(self.voice, inputs, self.sources)
+        wanted = _ask_network(self.voice, inputs, self.sources, self._predictions(running, frames))
         with self._running(0):
             self.opening.result()
         with self._running(frames):
@@ -184,6 +185,14 @@ class _Trial:
         wanted = [port.name for port in self.exportable.outputs]
         outputs: list[NDArray[Any]] = self.opening.result().run(wanted, feed)
         return outputs
+
+    def _predictions(self, running: Future[list[NDArray[Any]]], frames: int) -> Arrays:
+        """Return the file's outputs by name, if the network has to go on with some of them; it waits for them."""
+        if not self.exportable.replays:
+            return {}
+        with self._running(frames):
+            names = [port.name for port in self.exportable.outputs]
+            return dict(zip(names, running.result(), strict=True))
 
     def judge(self, differences: Mapping[int, Difference]) -> Fidelity:
         """Return the worst of the lengths, or raise `NotFaithful` for it."""
@@ -260,12 +269,38 @@ def _noise_source(node: onnx.NodeProto, provider: str) -> Draw:
     return draw
 
 
-def _ask_network(voice: Original, inputs: Arrays, sources: Sequence[Draw]) -> list[NDArray[Any]]:
-    """Return the outputs of the PyTorch network on the same noise."""
+def _ask_network(voice: Original, inputs: Arrays, sources: Sequence[Draw], predictions: Arrays) -> list[NDArray[Any]]:
+    """Return the outputs of the PyTorch network on the same noise, and on the file's own `predictions`."""
     arguments = [torch.from_numpy(inputs[port.name]) for port in voice.exportable.inputs]
-    with torch.inference_mode(), _replaying(voice, sources):
+    with torch.inference_mode(), _replaying(voice, sources), _going_on_with(voice, predictions) as own:
         outputs = voice.network(*arguments)
-    return [tensor.numpy() for tensor in ((outputs,) if isinstance(outputs, torch.Tensor) else outputs)]
+    found = (outputs,) if isinstance(outputs, torch.Tensor) else outputs
+    named = zip([port.name for port in voice.exportable.outputs], found, strict=True)
+    return [own.get(name, tensor).numpy() for name, tensor in named]
+
+
+@contextmanager
+def _going_on_with(voice: Original, predictions: Arrays) -> Iterator[dict[str, torch.Tensor]]:
+    """Let the network go on with the file's predictions; yield what becomes its own, by the outputs' names."""
+    own: dict[str, torch.Tensor] = {}
+
+    def prepare(name: str) -> Callable[[Any, Any, torch.Tensor], torch.Tensor]:
+        def exchange(_module: Any, _arguments: Any, result: torch.Tensor) -> torch.Tensor:  # noqa: ANN401 - torch's
+            own[name] = result
+            given = torch.from_numpy(predictions[name])
+            return given if given.shape == result.shape else result  # another shape is told of afterwards
+
+        return exchange
+
+    hooks = [
+        voice.network.get_submodule(path).register_forward_hook(prepare(name))
+        for path, name in voice.exportable.replays.items()
+    ]
+    try:
+        yield own
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 @contextmanager

@@ -11,11 +11,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from voicekiln.families.weights import Rule
-from voicekiln.job import Interface, Port, Precision
+from voicekiln.job import Data, Part, Port, Precision, Recipe
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
+
+PLAIN = Recipe("default")
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +89,7 @@ class Exportable:
     """For the sidecar: how to feed the ONNX, whatever its face (JSON values)."""
     names: Mapping[str, str | None] = field(default_factory=dict)
     """For the sidecar: under which name each thing is fed; None for what is not, because the file makes it itself."""
-    interface: Interface = "rvc"
+    interface: Part = "rvc"
     """Of the graph; faces that share one file say the same."""
     client: Mapping[str, Any] = field(default_factory=dict)
     """What the face's client reads in a file of its own (JSON values), but for the voice's name; empty if nothing."""
@@ -96,6 +98,10 @@ class Exportable:
     None if there is none."""
     noises: tuple[str, ...] = field(default=())
     """Paths of the `nets.noise.Noise` submodules, in the order in which they draw."""
+    replays: Mapping[str, str] = field(default_factory=dict)
+    """Path of a submodule that passes its input on unchanged, and the name of the output that carries it. A network
+    that predicts f0 and then adds it up as phase multiplies the last digit's difference: the prediction is compared by
+    itself, and what follows from it with both sides on the file's prediction."""
 
 
 class Family(Protocol):
@@ -119,11 +125,19 @@ class Family(Protocol):
         """
         ...
 
-    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
-        """Return the network of that file with the face `interface`, without its numbers.
+    def parts(self, claim: Claim, recipe: Recipe) -> tuple[Part, ...]:
+        """Return which networks the recipe wants of that file, the main one first; `build` may not have them all."""
+        ...
+
+    def build(self, claim: Claim, outline: Outline, part: Part | None = None, recipe: Recipe = PLAIN) -> Exportable:
+        """Return one of the file's networks, without its numbers: the main one if no other is asked for.
 
         Raises:
-            Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape; `NoSuchFace` if the voice
-                cannot have this face.
+            Refusal: `Contradiction` if a tensor is missing, superfluous or of another shape; `NoSuchFace` if there
+                cannot be this part of it.
         """
+        ...
+
+    def data(self, claim: Claim, outline: Outline, recipe: Recipe) -> Mapping[Data, Rule]:
+        """Return what is published as mere numbers, and how each is got from the checkpoint's tensors."""
         ...

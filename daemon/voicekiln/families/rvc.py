@@ -14,11 +14,11 @@ from typing import Any
 
 from voicekiln.errors import NoSuchFace, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings, sample
-from voicekiln.families.base import Claim, Exportable, NotMine, Outline
+from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
-from voicekiln.families.weights import rules
-from voicekiln.job import Interface, Precision
+from voicekiln.families.weights import Rule, rules
+from voicekiln.job import Data, Part, Precision, Recipe
 
 VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
@@ -93,7 +93,11 @@ class Rvc:
         model |= {"extra": _extra(outline.rest)}
         return Claim(self.name, settings, model, (*_opening(outline), *notes, *_disagreements(outline, settings)))
 
-    def build(self, claim: Claim, outline: Outline, interface: Interface = "rvc") -> Exportable:
+    def parts(self, _claim: Claim, recipe: Recipe) -> tuple[Part, ...]:
+        """Return the recipe's faces."""
+        return recipe.interfaces
+
+    def build(self, claim: Claim, outline: Outline, part: Part | None = None, _recipe: Recipe = PLAIN) -> Exportable:
         """Return the voice's network.
 
         Raises:
@@ -105,9 +109,9 @@ class Rvc:
         if problems := compare(settings, folded(kept)):
             raise contradiction(problems)
         model = claim.model
-        if interface == "moevs" and not settings.f0:
-            raise NoSuchFace(interface=interface, why=rvc_feed.NO_MOEVS)
-        live = interface == "w-okada"
+        if part == "moevs" and not settings.f0:
+            raise NoSuchFace(interface=part, why=rvc_feed.NO_MOEVS)
+        live = part == "w-okada"
         return Exportable(
             graph_key=f"{self.name} {json.dumps(asdict(settings))}",
             title=f"RVC {model['version']}, {settings.sample_rate} Hz, {'f0' if settings.f0 else 'no f0'}",
@@ -121,10 +125,14 @@ class Rvc:
             feed=rvc_feed.feed(model, settings),
             names=rvc_feed.names(settings, live=live),
             interface="w-okada" if live else "rvc",
-            client=rvc_feed.moevs(model) if interface == "moevs" else {},
+            client=rvc_feed.moevs(model) if part == "moevs" else {},
             in_float32="dec.m_source" if settings.f0 else None,
             noises=("noise",) * live + ("dec.m_source.l_sin_gen.noise",) * settings.f0,
         )
+
+    def data(self, _claim: Claim, _outline: Outline, _recipe: Recipe) -> Mapping[Data, Rule]:
+        """Return nothing: all of the voice is in its ONNX file."""
+        return {}
 
 
 def _check_vocoder(outline: Outline) -> None:

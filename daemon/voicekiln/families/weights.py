@@ -6,15 +6,13 @@ of the mapped file when it is asked for.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+
+import torch
 
 from voicekiln.errors import BadNumbers
 from voicekiln.nets.weight_norm import norm_scale
-
-if TYPE_CHECKING:
-    import torch
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +30,23 @@ class Folded:
     v: str
 
 
-Rule = AsIs | Folded
+@dataclass(frozen=True, slots=True)
+class Stacked:
+    """The weight is several tensors of one shape, each got by a rule of its own, along a new first axis."""
+
+    each: tuple[Rule, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The weight is no tensor of the checkpoint: it follows from settings (a window, a filter bank)."""
+
+    function: Callable[..., torch.Tensor]
+    """Equal arguments give equal numbers."""
+    arguments: tuple[float, ...]
+
+
+Rule = AsIs | Folded | Stacked | Computed
 
 
 def rules(names: Iterable[str]) -> dict[str, Rule]:
@@ -67,3 +81,7 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
             if bad := int((~scale.isfinite()).sum()):
                 raise BadNumbers(count=bad, tensor=v)
             return tensors[v].float().mul(scale)
+        case Stacked(each):
+            return torch.stack([read(one, tensors) for one in each])
+        case Computed(function, arguments):
+            return function(*arguments)

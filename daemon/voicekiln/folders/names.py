@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import PurePosixPath
 
 from voicekiln.errors import plain
-from voicekiln.job import INTERFACES
+from voicekiln.job import DATA, EXTRAS, INTERFACES
 
 ENDING = ".pth"
 NAME_MAX = 255
@@ -168,6 +168,11 @@ def onnx_name(base: str, mark: str, *, half: bool) -> str:
     return f"{base}{mark and '.'}{mark}{'.fp16' if half else ''}.onnx"
 
 
+def data_name(base: str, name: str) -> str:
+    """Return the name of a NumPy file beside its sidecar."""
+    return f"{base}.{name}.npy"
+
+
 def moevs_names(base: str, *, half: bool) -> tuple[str, str]:
     """Return the names, below the sidecar's folder, of an ONNX file and its JSON as MoeVoiceStudio wants them.
 
@@ -195,8 +200,10 @@ def _plainest(base: str) -> str:
     return f"_{name}" if WINDOWS.fullmatch(name) else name
 
 
+_MARKS = ("", *(face for face in INTERFACES if face != "moevs"), *EXTRAS)
 _FLAT = (
-    *(onnx_name("", mark, half=half) for mark in ("", *INTERFACES) if mark != "moevs" for half in (False, True)),
+    *(onnx_name("", mark, half=half) for mark in _MARKS for half in (False, True)),
+    *(data_name("", name) for name in DATA),
     *(".json", ".error.json"),
 )
 LONGEST = max(map(len, _FLAT))

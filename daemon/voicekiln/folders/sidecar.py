@@ -16,10 +16,10 @@ from typing import Any
 
 from voicekiln import __version__
 from voicekiln.errors import Refusal, plain
-from voicekiln.folders.names import moevs_names, onnx_name, shown
+from voicekiln.folders.names import data_name, moevs_names, onnx_name, shown
 from voicekiln.folders.outbox import Piece, is_sha256
 from voicekiln.folders.voices import Kind, Published
-from voicekiln.job import Conversion, OnnxFile, Recipe, staged
+from voicekiln.job import EXTRAS, Conversion, OnnxFile, Recipe, staged
 from voicekiln.words import Words
 
 SCHEMA = 2
@@ -82,9 +82,16 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
         else:
             del facts["client"]
         told.append(facts)
+    numbers = []
+    for array in conversion.data:
+        path = base.parent / data_name(base.name, array.name)
+        pieces.append(Piece(path, "data", source=sources[array.sha256], sha256=array.sha256, length=array.bytes))
+        facts = asdict(array) | {"name": shown(PurePosixPath(path.name)), "data": array.name}
+        numbers.append(facts)
     body = _frame(origin, at) | {
         "model": conversion.model,
         "onnx": told,
+        **({"data": numbers} if numbers else {}),
         "feed": conversion.feed,
         "notes": list(conversion.notes),
         "recipe": asdict(recipe),
@@ -99,7 +106,7 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
 
 def _names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
     """Return for each file its path from the sidecar's folder, and that of its client's file where it has one."""
-    beside = [file.interface for file in files if file.interface != "moevs"]
+    main = next((file.interface for file in files if file.interface not in ("moevs", *EXTRAS)), None)
     whole = {file.interface for file in files if file.precision == "fp32"}
     found: list[tuple[str, ...]] = []
     for file in files:
@@ -107,7 +114,7 @@ def _names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
         if file.interface == "moevs":
             found.append(moevs_names(base, half=half))
         else:
-            found.append((onnx_name(base, "" if file.interface == beside[0] else file.interface, half=half),))
+            found.append((onnx_name(base, "" if file.interface == main else file.interface, half=half),))
     return found
 
 
@@ -128,11 +135,15 @@ def read(text: bytes) -> Told | None:
         body, relpath = _of_a_daemon(text)
         raw = [{"interface": "rvc"} | facts for facts in body["onnx"]]
         raw = [facts | {"name": staged(facts["interface"], facts["precision"])} for facts in raw]
-        conversion = Conversion.from_dict(body | {"files": raw})
+        arrays = [facts | {"name": facts["data"]} for facts in body.get("data", ())]
+        conversion = Conversion.from_dict(body | {"files": raw, "data": arrays})
         files = tuple(
             Published(PurePosixPath(facts["name"]), kind, facts["sha256"], facts["bytes"])
             for entry in body["onnx"]
             for kind, facts in _lying(entry)
+        ) + tuple(
+            Published(PurePosixPath(facts["name"]), "data", facts["sha256"], facts["bytes"])
+            for facts in body.get("data", ())
         )
         hashes = [body["source"]["sha256"], *(file.sha256 for file in files)]
         if not all(map(is_sha256, hashes)) or not all(type(file.bytes) is int for file in files):

@@ -41,7 +41,7 @@ REPLACEABLE = (State.SETTLING, State.INCOMPLETE, State.QUEUED, *AT_REST)
 IN_WORK = tuple(state for state in State if state not in REPLACEABLE)
 """The other states. No command takes a voice out of them."""
 
-Kind = Literal["source", "onnx", "client", "sidecar", "refusal"]
+Kind = Literal["source", "onnx", "data", "client", "sidecar", "refusal"]
 """`client`: what a program wants to read beside an ONNX file, in a form of its own."""
 Source = Literal["there", "gone", "swept"]
 Class = Literal["sources", "results", "refusals"]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from voicekiln.errors import Refusal
-from voicekiln.job import Interface, Precision
+from voicekiln.job import Part, Precision
 
 PAGE_BEGINNING = "<!DOCTYPE html>\n<!-- voicekiln status -->\n"
 JSON_BEGINNING = '{\n  "voicekiln": "status",\n'
@@ -68,7 +68,7 @@ class Made:
 
     path: str
     """Below the outbox."""
-    interface: Interface
+    interface: Part
     precision: Precision
     bytes: int
     snr_db: float | None

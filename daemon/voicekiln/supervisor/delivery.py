@@ -17,7 +17,7 @@ from voicekiln.folders import sidecar
 from voicekiln.folders.names import bases, fold, folds, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
-from voicekiln.job import Conversion, Converted, OnnxFile, Refused
+from voicekiln.job import Conversion, Converted, OnnxFile, Refused, staged_files
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.ownership import Ownership
@@ -106,7 +106,7 @@ class Post:
     def _sources(self, voice: Voice, conversion: Conversion) -> dict[str, Path]:
         """Return where the bytes lie, by hash: in staging, or among the published results of a twin."""
         staging = self._common.staging(voice.job or "-")
-        sources = {file.sha256: staging / file.name for file in conversion.files}
+        sources = staged_files(conversion, staging)
         if not staging.is_dir() and (twin := self._common.ledger.twin(voice)) is not None:
             for _, file in self._common.ledger.files(twin.id):
                 if file.sha256 in sources:

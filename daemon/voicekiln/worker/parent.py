@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from voicekiln.job import INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Refused
+from voicekiln.job import EXTRAS, INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
@@ -40,7 +40,7 @@ from voicekiln.worker.wire import (
     encode,
 )
 
-MAX_FILES = len(PRECISIONS) * len(INTERFACES)
+MAX_FILES = len(PRECISIONS) * max(len(INTERFACES), 1 + len(EXTRAS))
 MAX_ENTERED = 2 * MAX_FILES * len(STAGES)
 """How often a job may say that it has entered a stage: some are entered once for each file, or twice if need be."""
 
@@ -263,15 +263,19 @@ def _most_entered(request: Request) -> int:
 def _is_asked_for(answer: Finished, request: Request) -> bool:
     """Say whether the files are those that the recipe wants, each of them once, and verified if it wants that.
 
-    An interface that the voice cannot have is left out as a whole; the worker's note says why.
+    A part that there cannot be is left out as a whole; the worker's note says why.
     """
     if not isinstance(request, Convert):
         return False
     recipe, files = request.job.recipe, answer.conversion.files
     verified = all(bool(file.fidelity) == (recipe.verify != "off") for file in files)
-    faces = {file.interface for file in files} & set(recipe.interfaces)
-    wanted = sorted(product(faces, recipe.precisions))
-    return verified and bool(files) and sorted((file.interface, file.precision) for file in files) == wanted
+    parts = {file.interface for file in files}
+    faces = parts & {*INTERFACES}
+    wanted = sorted(product(parts, recipe.precisions))
+    asked = faces <= {*recipe.interfaces} and len(parts - faces - {*EXTRAS}) <= 1 and not parts <= {*EXTRAS}
+    several = len({array.name for array in answer.conversion.data}) < len(answer.conversion.data)
+    found = sorted((file.interface, file.precision) for file in files)
+    return verified and asked and found == wanted and not several
 
 
 def _enough(deadlines: Mapping[str, float]) -> float:
