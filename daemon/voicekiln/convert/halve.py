@@ -35,10 +35,11 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
     Raises:
         BadGraphError: if the result is not of consistent types or not float32 where it has to be.
     """
-    kept = source_path(model.graph, in_float32) | {node.name for node in noise_nodes(model.graph)}
-    casts = {node.name for node in model.graph.node if node.op_type == "Cast"} - kept
     copy = ModelProto()
     copy.CopyFrom(model)
+    kept = source_path(copy.graph, in_float32) | {node.name for node in noise_nodes(copy.graph)}
+    kept |= _set_outputs_apart(copy.graph, kept)
+    casts = {node.name for node in copy.graph.node if node.op_type == "Cast"} - kept
     with warnings.catch_warnings():
         # It warns of every number that half precision cannot hold; see above.
         warnings.filterwarnings("ignore", message="the float32 number", category=UserWarning)
@@ -57,6 +58,24 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
     if in_float32 is not None:
         assert_source_in_float32(half, in_float32)
     return half
+
+
+def _set_outputs_apart(graph: GraphProto, kept: set[str]) -> set[str]:
+    """Let no node read an output of the graph: the converter retypes the one for the caller and forgets the other.
+
+    Returns:
+        The names of the nodes that hand over what nodes among `kept` have made; they are to be kept as well.
+    """
+    read = {name for node in graph.node for name in node.input}
+    inner = {value.name: f"{value.name}.inner" for value in graph.output if value.name in read}
+    makers = {}
+    for node in graph.node:
+        makers |= dict.fromkeys(node.output, node.name)
+        node.input[:] = [inner.get(name, name) for name in node.input]
+        node.output[:] = [inner.get(name, name) for name in node.output]
+    for name, source in inner.items():
+        graph.node.append(onnx.helper.make_node("Identity", [source], [name], f"/outputs/{name}"))
+    return {f"/outputs/{name}" for name in inner if makers.get(name) in kept}
 
 
 def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:

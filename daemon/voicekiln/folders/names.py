@@ -173,14 +173,18 @@ def data_name(base: str, name: str) -> str:
     return f"{base}.{name}.npy"
 
 
-def moevs_names(base: str, *, half: bool) -> tuple[str, str]:
+MOEVS_TYPES = ("RVC", "SoVits")
+"""The types of voices that MoeVoiceStudio knows, of those that can be made."""
+
+
+def moevs_names(base: str, *, half: bool, of: str = MOEVS_TYPES[0]) -> tuple[str, str]:
     """Return the names, below the sidecar's folder, of an ONNX file and its JSON as MoeVoiceStudio wants them.
 
-    Both lie in one folder, whose content is copied into that client's `Models`; their names are plain enough for
+    `of` is one of its types. Both lie in one folder, whose content is copied into that client's `Models`; their names are plain enough for
     Windows, where it runs.
     """
     folder = _plainest(base) + ("-fp16" if half else "")
-    return f"{base}.moevs/{folder}/{folder}_RVC.onnx", f"{base}.moevs/{folder}.json"
+    return f"{base}.moevs/{folder}/{folder}_{of}.onnx", f"{base}.moevs/{folder}.json"
 
 
 BELOW = 2
@@ -240,7 +244,8 @@ def reserved(base: str) -> tuple[str, ...]:
     Some lie in folders of their own and are paths from the sidecar's.
     """
     flat = (base + ending for ending in _FLAT)
-    return (*flat, *moevs_names(base, half=False), *moevs_names(base, half=True))
+    theirs = [moevs_names(base, half=half, of=of) for half in (False, True) for of in MOEVS_TYPES]
+    return tuple(dict.fromkeys((*flat, *(name for names in theirs for name in names))))
 
 
 def folds(base: PurePosixPath) -> list[str]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from voicekiln import __version__
 from voicekiln.errors import Refusal, plain
-from voicekiln.folders.names import data_name, moevs_names, onnx_name, shown
+from voicekiln.folders.names import MOEVS_TYPES, data_name, moevs_names, onnx_name, shown
 from voicekiln.folders.outbox import Piece, is_sha256
 from voicekiln.folders.voices import Kind, Published
 from voicekiln.job import EXTRAS, Conversion, OnnxFile, Recipe, staged
@@ -112,7 +112,8 @@ def _names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
     for file in files:
         half = file.precision == "fp16" and file.interface in whole
         if file.interface == "moevs":
-            found.append(moevs_names(base, half=half))
+            said = file.client.get("Type")
+            found.append(moevs_names(base, half=half, of=said if said in MOEVS_TYPES else MOEVS_TYPES[0]))
         else:
             found.append((onnx_name(base, "" if file.interface == main else file.interface, half=half),))
     return found
