@@ -17,7 +17,7 @@ import pytest
 from endings import converted
 from stub_worker import Bench, convert, ending, exists, has, one_room, stub, vanishes
 from voicekiln.errors import Damaged
-from voicekiln.job import Converted, Interface, Lost, Precision, Recipe, Refused
+from voicekiln.job import Converted, Lost, Part, Precision, Recipe, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.parent import _is_asked_for
 from voicekiln.worker.process import Patience
@@ -659,10 +659,16 @@ def test_the_recipe_decides_which_files_are_due(bench: MakeBench, tmp_path: Path
         ([("rvc", "fp32"), ("rvc", "fp16"), ("moevs", "fp32"), ("moevs", "fp16")], False),
         ([("rvc", "fp32"), ("rvc", "fp32"), ("rvc", "fp16")], False),
         ([("moevs", "fp32"), ("moevs", "fp16")], False),
+        ([("so-vits-svc", "fp32"), ("so-vits-svc", "fp16"), ("autof0", "fp32"), ("autof0", "fp16")], True),
+        ([("kmeans", "fp32"), ("kmeans", "fp16")], True),
+        ([("autof0", "fp32"), ("autof0", "fp16")], False),
+        ([("so-vits-svc", "fp32"), ("so-vits-svc", "fp16"), ("autof0", "fp32")], False),
+        ([("so-vits-svc", "fp32"), ("so-vits-svc", "fp16"), ("kmeans", "fp32"), ("kmeans", "fp16")], False),
+        ([("so-vits-svc", "fp32"), ("so-vits-svc", "fp16"), ("rvc", "fp32"), ("rvc", "fp16")], False),
     ],
 )
 def test_a_face_comes_in_all_precisions_or_not_at_all(
-    tmp_path: Path, faces: list[tuple[Interface, Precision]], *, due: bool
+    tmp_path: Path, faces: list[tuple[Part, Precision]], *, due: bool
 ) -> None:
     """A voice may lack one, as the worker's note says; none comes that was not asked for."""
     request = convert(tmp_path, recipe=Recipe("live", ("fp32", "fp16"), interfaces=("rvc", "w-okada")))

@@ -271,8 +271,9 @@ def _is_asked_for(answer: Finished, request: Request) -> bool:
     verified = all(bool(file.fidelity) == (recipe.verify != "off") for file in files)
     parts = {file.interface for file in files}
     faces = parts & {*INTERFACES}
+    main = parts - faces - {*EXTRAS}
     wanted = sorted(product(parts, recipe.precisions))
-    asked = faces <= {*recipe.interfaces} and len(parts - faces - {*EXTRAS}) <= 1 and not parts <= {*EXTRAS}
+    asked = faces <= {*recipe.interfaces} and (len(main) == 1 and faces <= {"moevs"} if main else bool(faces))
     several = len({array.name for array in answer.conversion.data}) < len(answer.conversion.data)
     found = sorted((file.interface, file.precision) for file in files)
     return verified and asked and found == wanted and not several
