@@ -83,6 +83,7 @@ def done(number: int, file: str | None = None, *, notes: tuple[str, ...] = (), s
         swept_at=None if swept else at + 30 * 86400,
         notes=notes,
         picture=picture(number, min(file.snr_db or snr for file in files)),
+        data=(f"{base}.KMeans.npy",) if number % 11 == 10 and not swept else (),
     )
 
 

@@ -67,6 +67,7 @@ def everywhere(board: Board, text: str) -> Board:
                 sidecar=text,
                 notes=(text,),
                 files=tuple(replace(file, path=text) for file in voice.files),
+                data=(text,),
             )
             for voice in board.done
         ),
@@ -158,6 +159,15 @@ def test_the_picture_names_its_file() -> None:
         "artists/01/voice 0001.fp16.onnx"
     ]
     assert "<figcaption" not in single
+
+
+def test_what_has_no_rate_has_no_pitch_either_and_its_numbers_are_linked() -> None:
+    """A table of centres is no voice without f0."""
+    centres = replace(boards.done(0), family="kmeans", sample_rate=0, f0=False, data=("anna/k #1.KMeans.npy",))
+    html = page(boards.board([centres]))
+    assert html.count("<td>\N{EN DASH}</td>") == 2
+    assert "0 kHz" not in html
+    assert "anna/k%20%231.KMeans.npy" in Parsed(html).links()
 
 
 def test_a_copy_has_no_seconds_of_work() -> None:

@@ -39,6 +39,8 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
     copy.CopyFrom(model)
     kept = source_path(copy.graph, in_float32) | {node.name for node in noise_nodes(copy.graph)}
     kept |= _set_outputs_apart(copy.graph, kept)
+    if kept >= {node.name for node in copy.graph.node}:
+        return copy  # it is float32 altogether; the converter would retype its outputs all the same
     casts = {node.name for node in copy.graph.node if node.op_type == "Cast"} - kept
     with warnings.catch_warnings():
         # It warns of every number that half precision cannot hold; see above.
@@ -68,14 +70,14 @@ def _set_outputs_apart(graph: GraphProto, kept: set[str]) -> set[str]:
     """
     read = {name for node in graph.node for name in node.input}
     inner = {value.name: f"{value.name}.inner" for value in graph.output if value.name in read}
-    makers = {}
+    makers: dict[str, str] = {}
     for node in graph.node:
         makers |= dict.fromkeys(node.output, node.name)
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     for name, source in inner.items():
         graph.node.append(onnx.helper.make_node("Identity", [source], [name], f"/outputs/{name}"))
-    return {f"/outputs/{name}" for name in inner if makers.get(name) in kept}
+    return {f"/outputs/{name}" for name in inner if makers.get(name, "") in kept}
 
 
 def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:

@@ -84,7 +84,7 @@ class DoneVoice:
     family: str
     version: str
     sample_rate: int
-    """Hz."""
+    """Hz; 0 where the file knows none."""
     f0: bool
     speakers: int
     bytes: int
@@ -101,6 +101,8 @@ class DoneVoice:
     notes: tuple[str, ...]
     picture: str
     """As `Conversion.picture`; empty if there is none."""
+    data: tuple[str, ...] = ()
+    """Paths below the outbox of bare numbers that clients read."""
 
 
 @dataclass(frozen=True, slots=True)

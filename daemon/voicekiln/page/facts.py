@@ -101,6 +101,7 @@ def _done(voice: DoneVoice, words: Words, outbox: str) -> dict[str, Any]:
     return facts | {
         "at": utc(voice.at),
         "files": [_made(file, outbox) for file in voice.files],
+        "data": [_file(path, outbox) for path in voice.data],
         "sidecar": _file(voice.sidecar, outbox),
         "swept_at": _utc(voice.swept_at),
         "notes": [words.reason(note) for note in voice.notes],

@@ -161,7 +161,8 @@ class Survey:
                 continue
             made, model = voice.ending.conversion, voice.ending.conversion.model
             head = self._head(voice, "sidecar")
-            files = [file for _, file in self._census.files(voice.id) if file.kind == "onnx"]
+            lying = [file for _, file in self._census.files(voice.id)]
+            files = [file for file in lying if file.kind == "onnx"]
             yield DoneVoice(
                 file=shown(voice.relpath),
                 recipe=voice.recipe if voice.taken is None else voice.taken.name,
@@ -179,6 +180,7 @@ class Survey:
                 swept_at=None if head is None else self._swept_at(head[0], self._sweep.results),
                 notes=(*made.notes, *([MARKED] if _is_marked(voice) else [])),
                 picture=made.picture,
+                data=tuple(str(file.path) for file in lying if file.kind == "data"),
             )
 
     def _head(self, voice: Voice, kind: Kind) -> tuple[float, Published] | None:
