@@ -1,13 +1,15 @@
-"""The eight reference voices: known weights, and the audio that RVC's original code makes of them.
+"""The reference voices: known weights, and what their families' original code makes of them.
 
 `reference/NAME.json` says how a checkpoint's weights are drawn (a seeded generator, scaled layer by layer so that
 activations spread as in a trained voice; nobody's voice is in them) and what else stands in the file;
-`reference/NAME.npz` holds inputs and audio at two lengths, with the source module's additive noise set to zero.
+`reference/NAME.npz` holds inputs and results at two lengths, with the source module's additive noise set to zero.
+`names` and `runs` are for RVC's eight; `arrays` gives what there is for any.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from functools import cache
 from pathlib import Path
@@ -29,7 +31,7 @@ Arrays = dict[str, NDArray[Any]]
 
 @cache
 def names() -> tuple[str, ...]:
-    """Return the names of the voices, such as `rvc-v2-40k-f0`."""
+    """Return the names of RVC's voices, such as `rvc-v2-40k-f0`."""
     return tuple(sorted(path.stem for path in FOLDER.glob("rvc-*.json")))
 
 
@@ -42,8 +44,14 @@ def spec(name: str) -> dict[str, Any]:
 def tensors(name: str) -> dict[str, torch.Tensor]:
     """Return the weights as the training tool saves them: its order, half precision, weight norm as g and v."""
     voice = spec(name)
-    dtype = getattr(torch, voice["dtype"])
-    return {key: torch.from_numpy(_draw(key, row, voice["seed"])).to(dtype) for key, row in voice["tensors"].items()}
+    made: dict[str, torch.Tensor] = {}
+    for key, row in voice["tensors"].items():
+        if "same_as" in row:  # parts that share their weights: one tensor under several names
+            made[key] = made[row["same_as"]]
+        else:
+            dtype = getattr(torch, row.get("dtype", voice["dtype"]))
+            made[key] = torch.from_numpy(_draw(key, row, voice["seed"])).to(dtype)
+    return made
 
 
 def checkpoint(name: str) -> dict[str, Any]:
@@ -55,7 +63,9 @@ def checkpoint(name: str) -> dict[str, Any]:
 def outline(name: str) -> Outline:
     """Return the outline of that checkpoint; no number is drawn for it."""
     voice = spec(name)
-    infos = {key: TensorInfo(tuple(row["shape"]), voice["dtype"]) for key, row in voice["tensors"].items()}
+    infos = {
+        key: TensorInfo(tuple(row["shape"]), row.get("dtype", voice["dtype"])) for key, row in voice["tensors"].items()
+    }
     return Outline(infos, voice["rest"], voice["tensor_key"], (voice["tensor_key"], *voice["rest"]))
 
 
@@ -66,13 +76,17 @@ def write_checkpoint(name: str, path: Path) -> Path:
 
 
 def runs(name: str) -> list[Arrays]:
-    """Return two runs: the inputs under the ONNX file's names, and the original's `audio`, (1, 1, samples).
+    """Return two runs of an RVC voice: the inputs under the ONNX file's names, and the original's `audio`.
 
-    `rnd` is ready to be fed: it has been scaled by `RND_SCALE`.
+    `rnd` is ready to be fed: it has been scaled by `RND_SCALE`; `audio` is (1, 1, samples).
     """
-    with np.load(FOLDER / f"{name}.npz") as arrays:
-        both = [{key[2:]: arrays[key] for key in arrays if key.startswith(f"{i}.")} for i in range(2)]
-    return [run | {"rnd": run["rnd"] * np.float32(RND_SCALE)} for run in both]
+    return [run | {"rnd": run["rnd"] * np.float32(RND_SCALE)} for run in arrays(name)]
+
+
+def arrays(name: str) -> list[Arrays]:
+    """Return two runs of any reference as they are: inputs, and what the original made of them."""
+    with np.load(FOLDER / f"{name}.npz") as both:
+        return [{key[2:]: both[key] for key in both if key.startswith(f"{i}.")} for i in range(2)]
 
 
 def ac_snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
@@ -87,8 +101,12 @@ def ac_snr_db(reference: NDArray[Any], got: NDArray[Any]) -> float:
         return float(10 * np.log10(np.var(signal) / np.mean(noise**2)))
 
 
-def _draw(name: str, row: dict[str, Any], seed: int) -> NDArray[np.float32]:
-    """Return one tensor's values, which depend on its name and the seed alone."""
+def _draw(name: str, row: dict[str, Any], seed: int) -> NDArray[Any]:
+    """Return one tensor's values: as given, or drawn, and then they depend on its name and the seed alone."""
+    if "values" in row:  # all of them, or those at the flat positions `at` among zeros
+        given = np.zeros(math.prod(row["shape"]), row.get("dtype", "float32"))
+        given[row.get("at", slice(None))] = row["values"]
+        return given.reshape(row["shape"])
     rng = np.random.Generator(np.random.PCG64([seed, zlib.crc32(name.encode())]))
     values: NDArray[np.float32] = rng.standard_normal(row["shape"], dtype=np.float32)
     if "center" in row:  # zero mean over the input channels, so that no layer adds a constant

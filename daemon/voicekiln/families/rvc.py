@@ -16,7 +16,8 @@ from voicekiln.errors import NoSuchFace, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings, sample
 from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
-from voicekiln.families.rvc_network import TRAINING_ONLY, Settings, compare, contradiction, expected, folded, network
+from voicekiln.families.rvc_network import Settings, expected, network
+from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
 from voicekiln.job import Data, Part, Precision, Recipe
 
@@ -106,7 +107,7 @@ class Rvc:
         """
         settings: Settings = claim.settings
         kept = {name: info for name, info in outline.tensors.items() if not name.startswith(TRAINING_ONLY)}
-        if problems := compare(settings, folded(kept)):
+        if problems := compare(expected(settings), folded(kept)):
             raise contradiction(problems)
         model = claim.model
         if part == "moevs" and not settings.f0:
@@ -163,7 +164,7 @@ def _describe(outline: Outline, settings: Settings) -> dict[str, Any]:
         "f0": settings.f0,
         "speakers": settings.speakers,
         "parameters": _parameters(settings),
-        "weights": _precision(outline),
+        "weights": stored(outline.tensors),
         "weight_norm": any(name.endswith(".weight_g") for name in outline.tensors),
         "checkpoint": "training" if training or "optimizer" in outline.keys else "voice",
     }
@@ -171,12 +172,6 @@ def _describe(outline: Outline, settings: Settings) -> dict[str, Any]:
 
 def _parameters(settings: Settings) -> int:
     return sum(math.prod(shape) for shape in expected(settings).values())
-
-
-def _precision(outline: Outline) -> str:
-    names = {"float16": "half", "float32": "float"}
-    found = {info.dtype for name, info in outline.tensors.items() if not name.startswith(TRAINING_ONLY)}
-    return names.get(only := found.pop(), only) if len(found) == 1 else "mixed"
 
 
 def _extra(rest: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""RVC's network from its settings, and whether a checkpoint's tensors are the ones that it has.
+"""RVC's network from its settings, and the tensors that a checkpoint of it has.
 
 The table of tensors comes from the network itself, built without numbers, so that the two cannot drift apart.
 """
@@ -12,9 +12,7 @@ from functools import lru_cache
 
 import torch
 
-from voicekiln.errors import Contradiction, plain
-from voicekiln.families.base import TensorInfo
-from voicekiln.families.rvc_config import shown
+from voicekiln.families.tensors import Shape, saved
 from voicekiln.nets.attention import Encoder
 from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
@@ -27,14 +25,6 @@ from voicekiln.nets.rvc import (
     TextEncoder,
 )
 from voicekiln.nets.source import SourceModuleHnNSF
-
-MAX_SIZE = 65_536
-"""Along one axis of a tensor; the largest in a real voice is a few thousand."""
-TRAINING_ONLY = "enc_q."
-"""Prefix of the posterior encoder, which no voice needs to speak."""
-_WEIGHT_TYPES = ("float16", "float32", "float64", "bfloat16")
-
-Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,68 +92,4 @@ def network(settings: Settings, *, live: bool = False) -> Synthesizer:
 @lru_cache(maxsize=16)
 def expected(settings: Settings) -> Mapping[str, Shape]:
     """Return name and shape of every tensor of a checkpoint of these settings, weight norm folded."""
-    return {name: _saved(tuple(tensor.shape)) for name, tensor in network(settings).state_dict().items()}
-
-
-def _saved(shape: Shape) -> Shape:
-    """Return a weight's shape as checkpoints have it: without the axis of height one (see `nets.hifigan`)."""
-    with_height = 4
-    return (*shape[:2], shape[-1]) if len(shape) == with_height else shape
-
-
-def folded(tensors: Mapping[str, TensorInfo]) -> dict[str, Shape]:
-    """Return the shapes as they are once weight norm is folded and what only training needs is dropped.
-
-    Raises:
-        Contradiction: if a tensor has a shape or type that no weight has, or a pair is not a pair.
-    """
-    kept = {name: info for name, info in tensors.items() if not name.startswith(TRAINING_ONLY)}
-    shapes: dict[str, Shape] = {}
-    for name, info in kept.items():
-        _check_weight(name, info)
-        if name.endswith(".weight_g"):
-            _check_pair(name, info, kept.get(name.removesuffix("g") + "v"))
-            continue
-        if name.endswith(".weight_v") and name.removesuffix("v") + "g" not in kept:
-            raise contradiction([f"{plain(name, 120)} lacks its weight_g"])
-        whole = name.removesuffix("_v") if name.endswith(".weight_v") else name
-        if whole in shapes:
-            raise contradiction([f"{plain(whole, 120)} is there twice, with and without weight norm"])
-        shapes[whole] = info.shape
-    return shapes
-
-
-def compare(settings: Settings, shapes: Mapping[str, Shape]) -> list[str]:
-    """Return what is wrong with `shapes`, a phrase each: tensors of another shape, missing or superfluous."""
-    wanted = expected(settings)
-    wrong = [
-        f"{name} has the shape {_words(shapes[name])} and should have {_words(shape)}"
-        for name, shape in wanted.items()
-        if name in shapes and shapes[name] != shape
-    ]
-    missing = [f"{name} is missing" for name in wanted if name not in shapes]
-    superfluous = [f"{plain(name, 120)} does not belong into such a voice" for name in shapes if name not in wanted]
-    return wrong + missing + superfluous
-
-
-def contradiction(problems: list[str]) -> Contradiction:
-    """Return the refusal that tells the first problem and counts the rest."""
-    rest = f" (and {len(problems) - 1} more of its tensors do not fit)" if problems[1:] else ""
-    return Contradiction(what=problems[0] + rest)
-
-
-def _check_weight(name: str, info: TensorInfo) -> None:
-    if info.dtype not in _WEIGHT_TYPES:
-        raise contradiction([f"{plain(name, 120)} holds numbers of the type {plain(info.dtype, 20)}"])
-    if not info.shape or not all(0 < size <= MAX_SIZE for size in info.shape):
-        raise contradiction([f"{plain(name, 120)} has the shape {_words(info.shape)}, which no weight has"])
-
-
-def _check_pair(name: str, g: TensorInfo, v: TensorInfo | None) -> None:
-    if v is None or g.shape != (*v.shape[:1], *(1 for _ in v.shape[1:])):
-        raise contradiction([f"{plain(name, 120)} does not fit its weight_v"])
-
-
-def _words(shape: Shape) -> str:
-    """Return a shape as a person writes it; a hostile one is cut."""
-    return " x ".join(map(shown, shape[:6])) or "()"
+    return {name: saved(tuple(tensor.shape)) for name, tensor in network(settings).state_dict().items()}

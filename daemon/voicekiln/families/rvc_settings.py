@@ -9,8 +9,7 @@ so what does not fit exactly one of them is refused.
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from statistics import mode
 from typing import Any
@@ -18,12 +17,11 @@ from typing import Any
 from voicekiln.errors import Contradiction, UnknownVocoder
 from voicekiln.families.base import Outline
 from voicekiln.families.rvc_config import Config, read_config, read_rate
-from voicekiln.families.rvc_network import Settings, Shape, compare, contradiction, folded
+from voicekiln.families.rvc_network import Settings, expected
+from voicekiln.families.tensors import Shape, axes, compare, contradiction, folded, listed, numbered
 
 FRAMES_PER_S = 100
 """Feature frames a second, whatever the sample rate."""
-MAX_LAYERS = 64
-"""Of one kind in one place; RVC has at most 18."""
 MAX_WINDOW = 1000
 """Frames; RVC has 10."""
 MAX_REACH = 10_000
@@ -80,7 +78,7 @@ def read(outline: Outline) -> tuple[Settings, list[str]]:
         decoder = _look_up(outline, sizes, shapes)
         hints, notes = {}, [_rebuilt(decoder)]
     settings = _settings(sizes, decoder)
-    if problems := compare(settings, shapes):
+    if problems := compare(expected(settings), shapes):
         # One wrong tensor among those that were measured makes all others look wrong; the config may know better.
         raise contradiction(min(problems, _by_config(sizes | hints, decoder, shapes) or problems, key=len))
     return settings, notes
@@ -88,18 +86,18 @@ def read(outline: Outline) -> tuple[Settings, list[str]]:
 
 def _measure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Return those of the settings that can be read from shapes."""
-    steps = _count(shapes, r"dec\.ups\.([0-9]{1,3})\.")
-    blocks = _count(shapes, r"dec\.resblocks\.([0-9]{1,3})\.")
+    steps = numbered(shapes, r"dec\.ups\.([0-9]{1,3})\.")
+    blocks = numbered(shapes, r"dec\.resblocks\.([0-9]{1,3})\.")
     per_step = blocks // max(steps, 1)
     if blocks != steps * per_step or not blocks:
         raise contradiction([f"its decoder has {steps} upsampling steps and {blocks} residual blocks"])
-    width, features = _shape(shapes, "enc_p.emb_phone.weight", 2)
-    twice, normed, _ = _shape(shapes, "enc_p.proj.weight", 3)
-    half = _shape(shapes, "flow.flows.0.pre.weight", 3)[1]
-    filter_channels, fed, kernel = _shape(shapes, "enc_p.encoder.ffn_layers.0.conv_1.weight", 3)
-    _, offsets, head = _shape(shapes, "enc_p.encoder.attn_layers.0.emb_rel_k", 3)
-    initial, decoded, _ = _shape(shapes, "dec.conv_pre.weight", 3)
-    speakers, gin_channels = _shape(shapes, "emb_g.weight", 2)
+    width, features = axes(shapes, "enc_p.emb_phone.weight", 2)
+    twice, normed, _ = axes(shapes, "enc_p.proj.weight", 3)
+    half = axes(shapes, "flow.flows.0.pre.weight", 3)[1]
+    filter_channels, fed, kernel = axes(shapes, "enc_p.encoder.ffn_layers.0.conv_1.weight", 3)
+    _, offsets, head = axes(shapes, "enc_p.encoder.attn_layers.0.emb_rel_k", 3)
+    initial, decoded, _ = axes(shapes, "dec.conv_pre.weight", 3)
+    speakers, gin_channels = axes(shapes, "emb_g.weight", 2)
     # Taken by majority, so that one wrong tensor is found out and not all the others.
     hidden, channels = mode((width, normed, fed)), mode((decoded, twice // 2, half * 2))
     if hidden % head or offsets % 2 == 0 or offsets == 1:
@@ -111,33 +109,18 @@ def _measure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
         "hidden": hidden,
         "filter_channels": filter_channels,
         "heads": hidden // head,
-        "layers": _count(shapes, r"enc_p\.encoder\.attn_layers\.([0-9]{1,3})\."),
+        "layers": numbered(shapes, r"enc_p\.encoder\.attn_layers\.([0-9]{1,3})\."),
         "kernel": kernel,
         "window": offsets // 2,
         # Every other step of the flow is a flip, which has no tensors.
-        "flows": (_count(shapes, r"flow\.flows\.([0-9]{1,3})\.") + 1) // 2,
-        "flow_layers": _count(shapes, r"flow\.flows\.0\.enc\.in_layers\.([0-9]{1,3})\."),
+        "flows": (numbered(shapes, r"flow\.flows\.([0-9]{1,3})\.") + 1) // 2,
+        "flow_layers": numbered(shapes, r"flow\.flows\.0\.enc\.in_layers\.([0-9]{1,3})\."),
         "initial": initial,
-        "up_kernels": tuple(_shape(shapes, f"dec.ups.{i}.weight", 3)[2] for i in range(steps)),
-        "block_kernels": tuple(_shape(shapes, f"dec.resblocks.{i}.convs1.0.weight", 3)[2] for i in range(per_step)),
+        "up_kernels": tuple(axes(shapes, f"dec.ups.{i}.weight", 3)[2] for i in range(steps)),
+        "block_kernels": tuple(axes(shapes, f"dec.resblocks.{i}.convs1.0.weight", 3)[2] for i in range(per_step)),
         "speakers": speakers,
         "gin_channels": gin_channels,
     }
-
-
-def _shape(shapes: Mapping[str, Shape], name: str, axes: int) -> Shape:
-    """Return the shape of a tensor that has to be there, with so many axes."""
-    if name not in shapes:
-        raise contradiction([f"{name} is missing"])
-    if len(shapes[name]) != axes:
-        raise contradiction([f"{name} has {len(shapes[name])} axes and should have {axes}"])
-    return shapes[name]
-
-
-def _count(names: Iterable[str], pattern: str) -> int:
-    """Return one more than the highest number in the names that `pattern` finds."""
-    found = [int(match[1]) for name in names if (match := re.match(pattern, name))]
-    return min(max(found, default=-1) + 1, MAX_LAYERS)
 
 
 def _settings(sizes: dict[str, Any], decoder: Decoder) -> Settings:
@@ -176,7 +159,7 @@ def _check_rates(s: Settings) -> None:
     later = [math.prod(s.rates[step + 1 :]) for step in range(len(s.rates) - 1)]
     odd = any(kernel < rate or (kernel - rate) % 2 for kernel, rate in zip(s.up_kernels, s.rates, strict=True))
     if odd or any(stride % 2 for stride in later):
-        raise UnknownVocoder(vocoder=f"HiFi-GAN with the upsampling {_list(s.rates)} by {_list(s.up_kernels)}")
+        raise UnknownVocoder(vocoder=f"HiFi-GAN with the upsampling {listed(s.rates)} by {listed(s.up_kernels)}")
 
 
 def _sizes(config: Config) -> dict[str, Any]:
@@ -190,7 +173,7 @@ def _by_config(sizes: dict[str, Any], decoder: Decoder, shapes: Mapping[str, Sha
     if sizes["hidden"] % sizes["heads"]:
         return []
     try:
-        return compare(_settings(sizes, decoder), shapes)
+        return compare(expected(_settings(sizes, decoder)), shapes)
     except (Contradiction, UnknownVocoder):
         return []
 
@@ -199,8 +182,8 @@ def _differences(sizes: dict[str, Any], config: Config) -> list[str]:
     """Return a sentence for each size in which the config disagrees with the weights."""
     words = {"speakers": "speakers", "heads": "attention heads", "layers": "layers"}
     return [
-        f"Its settings say {_list(said)} for {words.get(name, name.replace('_', ' '))}, "
-        f"its weights have {_list(sizes[name])}; the weights were believed."
+        f"Its settings say {listed(said)} for {words.get(name, name.replace('_', ' '))}, "
+        f"its weights have {listed(sizes[name])}; the weights were believed."
         for name, said in _sizes(config).items()
         if said != sizes[name]
     ]
@@ -216,7 +199,7 @@ def _look_up(outline: Outline, sizes: dict[str, Any], shapes: Mapping[str, Shape
     kernels = sizes["up_kernels"]
     fitting = [known for known in KNOWN if known.kernels == kernels and _noise_fits(known, sizes, shapes)]
     if not fitting:
-        raise UnknownVocoder(vocoder=f"HiFi-GAN with upsampling kernels {_list(kernels)} of an unknown training")
+        raise UnknownVocoder(vocoder=f"HiFi-GAN with upsampling kernels {listed(kernels)} of an unknown training")
     spectrum = outline.tensors.get("enc_q.pre.weight")
     said = read_rate(outline.rest.get("sr"))
     if spectrum is not None and len(spectrum.shape) > 1:
@@ -240,9 +223,5 @@ def _noise_fits(known: _Known, sizes: dict[str, Any], shapes: Mapping[str, Shape
 def _rebuilt(decoder: Decoder) -> str:
     return (
         f"It comes without settings; they were rebuilt from its tensors: {decoder.sample_rate} Hz, "
-        f"upsampling {_list(decoder.rates)}, dilations {_list(decoder.dilations[0])}."
+        f"upsampling {listed(decoder.rates)}, dilations {listed(decoder.dilations[0])}."
     )
-
-
-def _list(values: object) -> str:
-    return ", ".join(map(str, values)) if isinstance(values, tuple) else str(values)

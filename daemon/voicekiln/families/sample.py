@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from voicekiln.families.base import Outline, TensorInfo
-from voicekiln.families.rvc_network import Settings, Shape, expected
+from voicekiln.families.rvc_network import Settings, expected
+from voicekiln.families.tensors import Shape
 
 V2_40K = Settings(
     features=768,

@@ -47,6 +47,8 @@ class ResBlock1(nn.Module):
 class Generator(nn.Module):
     """From (1, channels, frames) to audio."""
 
+    block: type[ResBlock1] = ResBlock1
+
     def __init__(  # noqa: PLR0913, PLR0917 - the architecture's own numbers
         self,
         channels: int,
@@ -55,10 +57,15 @@ class Generator(nn.Module):
         kernels: Sequence[int],
         block_kernels: Sequence[int],
         block_dilations: Sequence[Sequence[int]],
-        gin_channels: int,
+        gin_channels: int | None,
         source: nn.Module | None = None,
+        *,
+        post_bias: bool = False,
     ) -> None:
-        """Lay out the layers; `source` makes the excitation, (1, 1, samples), from f0."""
+        """Lay out the layers; `source` makes the excitation, (1, 1, samples), from f0.
+
+        Without `gin_channels` there are no speakers.
+        """
         super().__init__()
         self.blocks_per_step = len(block_kernels)
         widths = [initial >> step for step in range(len(rates) + 1)]
@@ -68,31 +75,32 @@ class Generator(nn.Module):
                 _to_rate(width, math.prod(rates[step + 1 :])) for step, width in enumerate(widths[1:])
             )
         self.conv_pre = nn.Conv1d(channels, initial, 7, padding=3)
-        self.cond = nn.Conv1d(gin_channels, initial, 1)
+        if gin_channels is not None:
+            self.cond = nn.Conv1d(gin_channels, initial, 1)
         self.ups = nn.ModuleList(
             nn.ConvTranspose1d(wide, narrow, kernel, rate, padding=(kernel - rate) // 2)
             for wide, narrow, kernel, rate in zip(widths, widths[1:], kernels, rates, strict=False)
         )
         self.resblocks = nn.ModuleList(
-            ResBlock1(width, kernel, dilations)
+            self.block(width, kernel, dilations)
             for width in widths[1:]
             for kernel, dilations in zip(block_kernels, block_dilations, strict=True)
         )
-        self.conv_post = _conv(widths[-1], 1, 7, padding=3, bias=False)
+        self.conv_post = _conv(widths[-1], 1, 7, padding=3, bias=post_bias)
         self.wide = [width >= WIDE for width in widths[1:]]
 
-    def forward(self, x: torch.Tensor, g: torch.Tensor, f0: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, g: torch.Tensor | None, f0: torch.Tensor | None = None) -> torch.Tensor:
         """Return audio within -1 .. 1, (1, 1, samples).
 
         Args:
             x: (1, channels, frames).
-            g: The speaker, (1, gin_channels, 1).
+            g: The speaker, (1, gin_channels, 1), where there are several.
             f0: In Hz, 0 where unvoiced, (1, frames); only with a source.
         """
         excitation = None if f0 is None else self.m_source(f0)
-        x = self.conv_pre(x) + self.cond(g)
+        x = self.conv_pre(x) if g is None else self.conv_pre(x) + self.cond(g)
         for step, up in enumerate(self.ups):
-            x = up(F.leaky_relu(x, SLOPE))
+            x = up(self.bend(x, step))
             if excitation is not None:
                 x = x + self.noise_convs[step](excitation)
             blocks = self.resblocks[step * self.blocks_per_step : (step + 1) * self.blocks_per_step]
@@ -101,7 +109,15 @@ class Generator(nn.Module):
             x = sum(results[1:], results[0]) / self.blocks_per_step
             x = x.squeeze(2) if self.wide[step] else x
         # Of four axes the first goes: that the two after it are 1 is known to the exporter by itself.
-        return torch.tanh(self.conv_post(F.leaky_relu(x).unsqueeze(2))[0])
+        return torch.tanh(self.conv_post(self.bend_last(x).unsqueeze(2))[0])
+
+    def bend(self, x: torch.Tensor, _step: int) -> torch.Tensor:
+        """Return (1, channels, samples) as it goes into the upsampling of a step."""
+        return F.leaky_relu(x, SLOPE)
+
+    def bend_last(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (1, channels, samples) as it goes into the last convolution."""
+        return F.leaky_relu(x)
 
 
 def _conv(  # noqa: PLR0913 - what a convolution has

@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from voicekiln.nets.attention import Encoder
+from voicekiln.nets.embedding import embedding
 from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
 from voicekiln.nets.noise import Noise
@@ -23,12 +24,6 @@ PITCHES = 256
 """Rows of the pitch embedding: 0 is never fed, 1 is unvoiced or lowest, 255 highest."""
 RND_SCALE = 0.66666
 """Standard deviation of the noise that the original adds to the prior, as a part of the prior's own."""
-
-
-def embedding(rows: int, channels: int) -> nn.Embedding:
-    """Return a table without numbers: drawing them, as `nn.Embedding` does, takes a second on the meta device."""
-    table: nn.Embedding = nn.Embedding.from_pretrained(torch.empty(rows, channels))  # type: ignore[no-untyped-call]
-    return table
 
 
 class TextEncoder(nn.Module):

@@ -1,0 +1,211 @@
+"""The `config.json` of a so-vits-svc voice: what no tensor tells, and sizes that tensors tell as well.
+
+Only what leaves no trace in the tensors is believed; the rest is read so that disagreement can be told. Every version
+and fork leaves some of it out, so each value may be missing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from voicekiln.errors import Contradiction, plain
+from voicekiln.families.base import Outline
+from voicekiln.families.rvc_config import read_rate, shown
+from voicekiln.families.so_vits_svc_network import Settings
+from voicekiln.families.tensors import Shape
+
+GENERAL = "config.json"
+"""A companion of this name may be another voice's; one with the voice's own name is not."""
+ENDING = ".json"
+
+MAX_NUMBER = 65_536
+MAX_LIST = 16
+MAX_NAMES = 1000
+"""Speakers; the original makes room for 200."""
+MAX_NAME = 100
+"""Characters."""
+
+NUMBERS = {
+    "ssl_dim": "ssl_dim",
+    "hidden_channels": "hidden",
+    "inter_channels": "channels",
+    "filter_channels": "filter_channels",
+    "n_heads": "heads",
+    "n_layers": "layers",
+    "kernel_size": "kernel",
+    "n_flow_layer": "flows",
+    "upsample_initial_channel": "initial",
+    "gin_channels": "gin_channels",
+    "n_speakers": "speakers",
+}
+"""Sizes under `model`, and the settings that they are."""
+LISTS = {"upsample_kernel_sizes": "up_kernels", "resblock_kernel_sizes": "block_kernels"}
+SWITCHES = {
+    "vol_embedding": "vol",
+    "use_depthwise_conv": "depthwise",
+    "flow_share_parameter": "shared_flow",
+    "use_transformer_flow": "transformer_flow",
+    "use_automatic_f0_prediction": "f0_decoder",
+}
+VOCODERS = {"nsf-hifigan": False, "nsf-snake-hifigan": True}
+"""Names under `vocoder_name`, and whether that decoder has periodic activations; to the original, others are the first.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """What is read of it; None where it says nothing."""
+
+    sizes: Mapping[str, Any]
+    """Those of the settings that the tensors tell as well, by their names."""
+    rates: Shape | None = None
+    dilations: tuple[Shape, ...] | None = None
+    hop: int | None = None
+    """Samples a frame."""
+    sample_rate: int | None = None
+    """Hz."""
+    encoder: str | None = None
+    """Of the speech features."""
+    final_projection: bool | None = None
+    """The fork's word for what comes out of ContentVec."""
+    stretch: str | None = None
+    """How units become frames."""
+    speakers: Mapping[int, str] | None = None
+    """Names by number, in the order of the numbers."""
+    version: str | None = None
+
+
+SILENT = Config({})
+"""That of a voice without one."""
+
+
+def beside(outline: Outline) -> Iterator[tuple[str, Any]]:
+    """Give the companions that could be the voice's config, by name; its own one comes first."""
+    names = [name for name in outline.beside if name.casefold().endswith(ENDING)]
+    return ((name, outline.beside[name]) for name in sorted(names, key=is_general))
+
+
+def is_general(name: str) -> bool:
+    """Say whether a companion of that name may be another voice's."""
+    return name.casefold() == GENERAL
+
+
+def read_config(name: str, raw: Any) -> Config | None:  # noqa: ANN401 - whatever lies there
+    """Return what a companion says; None if it is no config of so-vits-svc at all.
+
+    Raises:
+        Contradiction: if it says what cannot be.
+    """
+    if not isinstance(raw, dict) or not all(isinstance(raw.get(part), dict) for part in ("model", "data")):
+        return None
+    model, data = _Part(name, raw["model"]), _Part(name, raw["data"])
+    if model.text("resblock") not in (None, "1"):
+        raise Contradiction(what=f"{shown(name)} asks for residual blocks of kind 2, which so-vits-svc does not have")
+    return Config(
+        sizes=dict(_sizes(model)),
+        rates=model.numbers("upsample_rates"),
+        dilations=model.lists("resblock_dilation_sizes"),
+        hop=data.number("hop_length"),
+        sample_rate=data.rate("sampling_rate"),
+        encoder=model.text("speech_encoder"),
+        final_projection=data.switch("contentvec_final_proj"),
+        stretch=data.text("unit_interpolate_mode"),
+        speakers=_speakers(name, raw.get("spk")),
+        version=_version(model.values),
+    )
+
+
+def config(settings: Settings, speakers: tuple[str, ...], encoder: str | None) -> dict[str, Any]:
+    """Return what the training tool writes for a voice of these settings: 4.1's template if it names an encoder."""
+    told = {key: getattr(settings, name) for key, name in NUMBERS.items()}
+    told |= {key: list(getattr(settings, name)) for key, name in LISTS.items()}
+    told |= {"resblock": "1", "upsample_rates": list(settings.rates)}
+    told |= {"resblock_dilation_sizes": [list(steps) for steps in settings.dilations]}
+    data: dict[str, Any] = {"sampling_rate": settings.sample_rate, "hop_length": settings.hop}
+    if encoder is not None:
+        told |= {key: getattr(settings, name) for key, name in SWITCHES.items()}
+        told |= {"speech_encoder": encoder, "vocoder_name": list(VOCODERS)[settings.snake]}
+        data |= {"unit_interpolate_mode": "nearest"}
+    return {"model": told, "data": data, "spk": {name: number for number, name in enumerate(speakers)}}
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """One of the config's two tables, read value by value."""
+
+    name: str
+    """Of the file."""
+    values: Mapping[str, Any]
+
+    def number(self, key: str) -> int | None:
+        return None if (value := self.values.get(key)) is None else self._size(key, value)
+
+    def numbers(self, key: str) -> Shape | None:
+        return None if (value := self.values.get(key)) is None else self._sizes(key, value)
+
+    def lists(self, key: str) -> tuple[Shape, ...] | None:
+        value = self.values.get(key)
+        return None if value is None else tuple(self._sizes(key, each) for each in self._list(key, value))
+
+    def rate(self, key: str) -> int | None:
+        if (value := self.values.get(key)) is not None and read_rate(value) is None:
+            raise self._wrong(key, value)
+        return read_rate(value)
+
+    def text(self, key: str) -> str | None:
+        value = self.values.get(key)
+        return plain(value[:MAX_NAME]) if isinstance(value, str) and value else None
+
+    def switch(self, key: str) -> bool | None:
+        value = self.values.get(key)
+        return value if isinstance(value, bool) else None
+
+    def _sizes(self, key: str, value: object) -> Shape:
+        return tuple(self._size(key, each) for each in self._list(key, value))
+
+    def _list(self, key: str, value: object) -> list[object]:
+        if not isinstance(value, list) or not 0 < len(value) <= MAX_LIST:
+            raise self._wrong(key, value)
+        return value
+
+    def _size(self, key: str, value: object) -> int:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NUMBER:
+            raise self._wrong(key, value)
+        return value
+
+    def _wrong(self, key: str, value: object) -> Contradiction:
+        return Contradiction(what=f"{shown(self.name)} has {key} {shown(value)}, which cannot be")
+
+
+def _sizes(model: _Part) -> Iterator[tuple[str, Any]]:
+    """Give what tensors tell as well."""
+    told: dict[str, Any] = {name: model.number(key) for key, name in NUMBERS.items()}
+    told |= {name: model.numbers(key) for key, name in LISTS.items()}
+    told |= {name: model.switch(key) for key, name in SWITCHES.items()}
+    told |= {"snake": VOCODERS.get(model.text("vocoder_name") or "")}
+    return ((name, value) for name, value in told.items() if value is not None)
+
+
+def _speakers(name: str, raw: object) -> dict[int, str] | None:
+    """Return the speakers' names by number; None if it names none.
+
+    Raises:
+        Contradiction: if two have one number, or one has none.
+    """
+    if not isinstance(raw, dict) or not raw:
+        return None
+    numbers = list(raw.values())
+    if len(raw) > MAX_NAMES or not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers):
+        raise Contradiction(what=f"{shown(name)} has speakers (spk) without a number of their own")
+    if len(set(numbers)) < len(numbers):
+        raise Contradiction(what=f"{shown(name)} has speakers (spk) without a number of their own")
+    return {number: plain(str(speaker)[:MAX_NAME]) for speaker, number in sorted(raw.items(), key=lambda it: it[1])}
+
+
+def _version(model: Mapping[str, Any]) -> str:
+    """Return which tool wrote it: each has entries that the others do not."""
+    if "type_" in model:
+        return "4.0 (fork)"
+    return "4.1" if "vocoder_name" in model else "4.0"
