@@ -15,6 +15,7 @@ import torch
 from torch.jit import TracerWarning  # type: ignore[attr-defined]
 
 from voicekiln.convert.graph import _seed, _sign, merge_equal_nodes, with_numbers
+from voicekiln.convert.loop import roll
 from voicekiln.convert.reference import load
 from voicekiln.families.base import Exportable
 
@@ -51,6 +52,13 @@ def plain(exportable: Exportable, own: torch.nn.Module, opset: int = 17) -> onnx
     return onnx.load_from_string(file.getvalue())
 
 
+def rolled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy in which a step between marks is a loop, so that it can be run."""
+    copy = _copy(model)
+    roll(copy)
+    return copy
+
+
 def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy whose noises draw what a published file's draw."""
     copy = _copy(model)
@@ -61,7 +69,8 @@ def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
 def tidied(model: onnx.ModelProto, exportable: Exportable, facts: Mapping[str, str]) -> onnx.ModelProto:
     """Return a copy with what else is done to a graph: equal nodes merged, weights in the network's order, signed."""
     copy = seeded(model)
-    merge_equal_nodes(copy.graph, exportable.in_float32)
+    merge_equal_nodes(copy.graph, exportable.in_float32, exportable.in_half)
+    roll(copy)
     weights = {tensor.name: tensor.SerializeToString() for tensor in copy.graph.initializer}
     assert weights.keys() == exportable.module.state_dict().keys()
     del copy.graph.initializer[:]

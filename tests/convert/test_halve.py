@@ -9,16 +9,19 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, numpy_helper
 from onnxconverter_common import float16
+from torch import nn
 
 from convert import small_networks
 from voicekiln.convert import halve as halve_module
 from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import BadGraphError, check, noise_nodes, ports
-from voicekiln.convert.halve import assert_source_in_float32, halve, source_path, store_as_half
+from voicekiln.convert.halve import halve, store_as_half
+from voicekiln.convert.kept import assert_source_in_float32, source_path
 from voicekiln.convert.verify import open_session, verify
-from voicekiln.job import OPSETS
+from voicekiln.job import OPSETS, Port
 
 SOURCE = small_networks.SOURCE
 
@@ -123,6 +126,57 @@ def test_stored_halves_are_exact_where_the_weights_were_half(tmp_path: Path) -> 
     """A file whose weights are half already loses nothing."""
     numbers = {name: tensor.half() for name, tensor in small_networks.numbers().items()}
     assert agreement_db(store_as_half(small_networks.graph(), SOURCE), numbers, tmp_path / "fp16.onnx") > 100
+
+
+class Choosing(nn.Module):
+    """Says which row of a table f0 belongs to, and filters what stands there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(1024, 4)
+        self.filter = nn.Parameter(torch.full((1, 1, 3), 1 / 3))
+
+    def forward(self, pitchf: torch.Tensor) -> torch.Tensor:
+        """Return (4, 1, frames)."""
+        row = torch.round(torch.log(1 + pitchf) * 140).long()
+        return torch.conv1d(self.rows(row).permute(2, 0, 1), self.filter, padding=1)
+
+
+@pytest.fixture
+def choosing() -> tuple[onnx.ModelProto, Choosing]:
+    """Return that network's graph in float32, and the network."""
+    torch.manual_seed(0)
+    pitch, out = Port("pitchf", "float32", (1, "frames")), Port("out", "float32", (4, 1, "frames"))
+    network = Choosing().requires_grad_(requires_grad=False)
+
+    def sample(frames: int, _: np.random.Generator) -> dict[str, Any]:
+        return {"pitchf": np.geomspace(50, 1100, frames, dtype=np.float32)[None]}
+
+    described = small_networks.voice(
+        Choosing(), inputs=(pitch,), outputs=(out,), sample=sample, in_float32=None, noises=()
+    )
+    return small_networks.graph(described), network
+
+
+def test_a_number_that_chooses_is_computed_in_float32(
+    choosing: tuple[onnx.ModelProto, Choosing], tmp_path: Path
+) -> None:
+    """Half precision has too few digits to tell one row of a table from the next; every frame gets its own."""
+    graph, network = choosing
+    path = tmp_path / "fp16.onnx"
+    path.write_bytes(small_networks.whole(halve(graph, None), network.state_dict()).SerializeToString())
+    f0 = np.geomspace(50, 1100, 500, dtype=np.float32)[None]
+    [got] = open_session(path, CPU).run(None, {"pitchf": f0})
+    np.testing.assert_allclose(got, network(torch.from_numpy(f0)).numpy(), atol=5e-3)
+
+
+@pytest.mark.parametrize("make", [halve, store_as_half])
+def test_a_filter_of_all_channels_keeps_its_digits(
+    choosing: tuple[onnx.ModelProto, Choosing], make: Callable[..., onnx.ModelProto]
+) -> None:
+    """Its few numbers are soon stored, and what is off in them is off in every channel in the same sense."""
+    graph, _ = choosing
+    assert weights(make(graph, None)) == {"rows.weight": TensorProto.FLOAT16, "filter": TensorProto.FLOAT}
 
 
 # What onnxconverter-common leaves wrong, and what is done about it.

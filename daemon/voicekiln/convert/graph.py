@@ -22,6 +22,7 @@ from onnx import numpy_helper
 from torch.jit._trace import TracerWarning
 
 from voicekiln import __version__
+from voicekiln.convert.loop import MarksError, everywhere, marked, roll
 from voicekiln.families.base import Exportable
 from voicekiln.job import Port
 
@@ -101,7 +102,11 @@ def _traced(exportable: Exportable, opset: int, seed: int) -> onnx.ModelProto:
             tensor.uniform_(-0.1, 0.1, generator=rng)
     model = onnx.load_from_string(_trace(exportable, module, opset))
     _declare_weights(model.graph, module, exportable)
-    merge_equal_nodes(model.graph, exportable.in_float32)
+    try:
+        merge_equal_nodes(model.graph, exportable.in_float32, exportable.in_half)
+        roll(model)
+    except MarksError as error:
+        raise BadGraphError(str(error)) from error
     _sign(model)
     _seed(model.graph)
     _check_interface(model.graph, exportable)
@@ -170,21 +175,23 @@ def _declare_weights(graph: onnx.GraphProto, module: torch.nn.Module, exportable
         graph.initializer.add(name=name, data_type=onnx.TensorProto.FLOAT, dims=weight.shape)
 
 
-def merge_equal_nodes(graph: onnx.GraphProto, in_float32: str | None) -> None:
+def merge_equal_nodes(graph: onnx.GraphProto, in_float32: str | None, in_half: str | None = None) -> None:
     """Let each value be computed once: of nodes that do the same with the same inputs, the first stays.
 
     ONNX Runtime takes the longer to open a file the more nodes and constants there are. What lies inside of the
-    submodule `in_float32` is not shared with the rest, so that it can have another precision.
+    submodule `in_float32`, or of `in_half`, is not shared with the rest, so that it can have another precision; nor is
+    what lies inside of a step that is repeated.
     """
-    inside = scope(in_float32) if in_float32 else None
+    inside = [scope(module) for module in (in_float32, in_half) if module]
+    step = marked(graph)
     outputs = {value.name for value in graph.output}
     first: dict[tuple[object, ...], onnx.NodeProto] = {}
     renamed: dict[str, str] = {}
     kept = []
-    for node in graph.node:
+    for at, node in enumerate(graph.node):
         node.input[:] = [renamed.get(name, name) for name in node.input]
         attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
-        apart = inside is not None and node.name.startswith(inside)
+        apart = at in step, *map(node.name.startswith, inside)
         same = first.setdefault((node.op_type, *node.input, *attributes, len(node.output), apart), node)
         if same is node or node.op_type.startswith("Random") or outputs.intersection(node.output):
             kept.append(node)
@@ -240,7 +247,7 @@ def _check_interface(graph: onnx.GraphProto, exportable: Exportable) -> None:
 
 def _check_constants(graph: onnx.GraphProto) -> None:
     """Nothing in the graph is long but the weights and what counts."""
-    for node in graph.node:
+    for node in everywhere(graph):
         for attribute in node.attribute:
             numbers = numpy_helper.to_array(attribute.t).ravel() if attribute.HasField("t") else np.zeros(0)
             if numbers.size > MAX_CONSTANT and np.ptp(np.diff(numbers)) > 0:
@@ -251,5 +258,6 @@ def _check_noise(graph: onnx.GraphProto, exportable: Exportable) -> None:
     """There is one normal noise per `Noise` module, in their order, and no other randomness."""
     scopes = [node.name.strip("/").split("/")[:-1] for node in noise_nodes(graph)]
     wanted = [path.split(".") for path in exportable.noises]
-    if scopes != wanted or any(node.op_type != "RandomNormalLike" for node in noise_nodes(graph)):
+    drawn = [node.op_type for node in everywhere(graph) if node.op_type.startswith("Random")]
+    if scopes != wanted or drawn != ["RandomNormalLike" for _ in wanted]:  # one in a repeated step has no scope here
         raise BadGraphError(f"noise is drawn in {scopes}, wanted is {wanted}")

@@ -1,8 +1,9 @@
 """From a float32 graph without numbers to a half-precision one whose phase is still float32.
 
 onnxconverter-common does the work, on everything but the nodes that lead to the source module's output: half a
-phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ruled out on the graph itself
-(`assert_source_in_float32`). What that converter (1.16) leaves wrong is mended in one place, `_mend`.
+phase is no phase, and ONNX Runtime's CPU provider hides the damage, so it is ruled out on the graph itself (`kept`).
+What that converter (1.16) leaves wrong is mended in one place, `_mend`. It knows no loops: the body of one is
+converted as a graph of its own, and what lies around it stays float32.
 
 Where half arithmetic is not good enough (the caller finds out), `store_as_half` keeps the numbers in half precision
 and the arithmetic in float32: the same size, nothing gained in speed, and errors of the rounded weights only.
@@ -20,27 +21,32 @@ import onnx
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxconverter_common import float16
 
-from voicekiln.convert.graph import BadGraphError, check, noise_nodes, ports, scope
+from voicekiln.convert.graph import BadGraphError, check, ports, scope
+from voicekiln.convert.kept import HANDED_ON, assert_rest_in_float32, assert_source_in_float32, kept_nodes
+from voicekiln.convert.loop import NAME, alone, bodies, everywhere
 
 LARGEST_HALF: Final = 65504.0
 
 
-def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
+def halve(model: ModelProto, in_float32: str | None, in_half: str | None = None) -> ModelProto:
     """Return a copy in half precision with the inputs and outputs that `model` has.
 
     Args:
         model: float32, as `graph.export` makes it; it is left as it is.
         in_float32: path of the submodule whose output is computed in float32 all the way.
+        in_half: path of the only submodule that is not float32, if not all is; empty if none is.
 
     Raises:
         BadGraphError: if the result is not of consistent types or not float32 where it has to be.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    kept = source_path(copy.graph, in_float32) | {node.name for node in noise_nodes(copy.graph)}
-    kept |= _set_outputs_apart(copy.graph, kept)
-    if kept >= {node.name for node in copy.graph.node}:
-        return copy  # it is float32 altogether; the converter would retype its outputs all the same
+    if in_half == "" or _is_all(copy.graph, in_float32):
+        return copy
+    if any(bodies(copy.graph)):
+        return _halve_bodies(copy, in_float32, in_half)
+    kept = kept_nodes(copy.graph, in_float32, in_half)
+    kept |= _set_outputs_apart(copy.graph, kept) | _index_path(copy)
     casts = {node.name for node in copy.graph.node if node.op_type == "Cast"} - kept
     with warnings.catch_warnings():
         # It warns of every number that half precision cannot hold; see above.
@@ -53,13 +59,37 @@ def halve(model: ModelProto, in_float32: str | None) -> ModelProto:
             op_block_list=[],
             node_block_list=sorted(kept),
         )
+    _restore_outputs(half.graph, model.graph)
     _mend(half.graph, casts)
     if ports(half.graph.input) != ports(model.graph.input) or ports(half.graph.output) != ports(model.graph.output):
         raise BadGraphError("the half-precision graph has other inputs or outputs")
     check(half)
     if in_float32 is not None:
         assert_source_in_float32(half, in_float32)
+    if in_half is not None:
+        assert_rest_in_float32(half, in_half)
     return half
+
+
+def _is_all(graph: GraphProto, module: str | None) -> bool:
+    """Say whether a submodule is all that there is, but for constants and what makes a loop a loop."""
+    working = [node.name for node in everywhere(graph) if node.op_type != "Constant"]
+    return module is not None and all(name.startswith((scope(module), NAME)) for name in working)
+
+
+def _halve_bodies(model: ModelProto, in_float32: str | None, in_half: str | None) -> ModelProto:
+    """Halve the bodies of a model's loops, and the weights that they read; nothing else, in place."""
+    for _, body in bodies(model.graph):
+        half = halve(alone(model, body), in_float32, in_half)
+        del body.node[:]
+        body.node.extend(half.graph.node)
+        types = {tensor.name: tensor.data_type for tensor in half.graph.initializer}
+        for tensor in model.graph.initializer:
+            tensor.data_type = types.pop(tensor.name, tensor.data_type)
+        if types:
+            raise BadGraphError(f"half precision has made a weight of its own: {min(types)}")
+    check(model)
+    return model
 
 
 def _set_outputs_apart(graph: GraphProto, kept: set[str]) -> set[str]:
@@ -76,24 +106,47 @@ def _set_outputs_apart(graph: GraphProto, kept: set[str]) -> set[str]:
         node.input[:] = [inner.get(name, name) for name in node.input]
         node.output[:] = [inner.get(name, name) for name in node.output]
     for name, source in inner.items():
-        graph.node.append(onnx.helper.make_node("Identity", [source], [name], f"/outputs/{name}"))
-    return {f"/outputs/{name}" for name in inner if makers.get(name, "") in kept}
+        graph.node.append(onnx.helper.make_node("Identity", [source], [name], f"{HANDED_ON}{name}"))
+    return {f"{HANDED_ON}{name}" for name in inner if makers.get(name, "") in kept}
 
 
-def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:
+def _index_path(model: ModelProto) -> set[str]:
+    """Return the names of the nodes that lead to a whole number made of a float32 one: the row of an embedding, say.
+
+    Half precision has too few digits to say which one it is.
+    """
+    typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
+    floats = _float32_values(typed)
+    makers = {name: node for node in typed.node for name in node.output}
+    todo = [node for node in typed.node if _target(node) == TensorProto.INT64 and node.input[0] in floats]
+    path = set()
+    while todo:
+        node = todo.pop()
+        if node.name not in path:
+            path.add(node.name)
+            todo += [makers[name] for name in node.input if name in makers]
+    return path
+
+
+def store_as_half(model: ModelProto, in_float32: str | None, in_half: str | None = None) -> ModelProto:
     """Return a copy that holds its weights in half precision and computes as `model` does; arguments as in `halve`.
 
     Each weight outside the float32 part is cast when the file is loaded, which ONNX Runtime does once.
     """
     copy = ModelProto()
     copy.CopyFrom(model)
-    path = source_path(copy.graph, in_float32)
-    kept = {name for node in copy.graph.node if node.name in path for name in node.input}
+    if in_half == "" or _is_all(copy.graph, in_float32):
+        return copy
+    steps = [body for _, body in bodies(copy.graph)]
+    within = [(node, kept_nodes(graph, in_float32, in_half)) for graph in steps or [copy.graph] for node in graph.node]
+    kept = {name for node, stays in within if node.name in stays for name in node.input}
+    if steps:
+        kept |= {name for node in copy.graph.node for name in node.input}
     stored = [t for t in copy.graph.initializer if t.data_type == TensorProto.FLOAT and t.name not in kept]
     for tensor in stored:
         tensor.data_type = TensorProto.FLOAT16
     whole = {tensor.name: f"{tensor.name}.float32" for tensor in stored}
-    for node in copy.graph.node:
+    for node in everywhere(copy.graph):
         node.input[:] = [whole.get(name, name) for name in node.input]
     casts = [
         onnx.helper.make_node("Cast", [name], [cast], f"/stored/{cast}", to=TensorProto.FLOAT)
@@ -104,49 +157,25 @@ def store_as_half(model: ModelProto, in_float32: str | None) -> ModelProto:
     copy.graph.node.extend(nodes)
     check(copy)
     if in_float32 is not None:
-        assert_source_in_float32(copy, in_float32)
+        for part in [alone(copy, body) for _, body in bodies(copy.graph)] or [copy]:
+            assert_source_in_float32(part, in_float32)
     return copy
 
 
-def source_path(graph: GraphProto, module: str | None) -> set[str]:
-    """Return the names of the nodes of a submodule and of all that lead to them.
+def _restore_outputs(graph: GraphProto, whole: GraphProto) -> None:
+    """Let the outputs of nodes that stayed float32 be float32, whatever the converter was told: it casts them to half.
 
-    Raises:
-        BadGraphError: if the graph has no node of that submodule.
+    Args:
+        graph: as it left it.
+        whole: the graph before.
     """
-    if module is None:
-        return set()
-    # A cast within the scope counts only if it leads to something there: the last one leads out.
-    todo = [node for node in graph.node if node.name.startswith(scope(module)) and node.op_type != "Cast"]
-    if not todo:
-        raise BadGraphError(f"no node of {module} in the graph")
     makers = {name: node for node in graph.node for name in node.output}
-    path = set()
-    while todo:
-        node = todo.pop()
-        if node.name not in path:
-            path.add(node.name)
-            todo += [makers[name] for name in node.input if name in makers]
-    return path
-
-
-def assert_source_in_float32(model: ModelProto, module: str) -> None:
-    """Prove on the graph that no half-precision tensor lies between the inputs and the submodule's output.
-
-    Raises:
-        BadGraphError: if there is one, or a tensor of unknown type, or if no float32 input leads there.
-    """
-    typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
-    values = (*typed.value_info, *typed.input, *typed.output)
-    types = {value.name: value.type.tensor_type.elem_type for value in values}
-    types |= {tensor.name: tensor.data_type for tensor in typed.initializer}
-    path = source_path(typed, module)
-    touched = {name for node in typed.node if node.name in path for name in (*node.input, *node.output) if name}
-    for name in sorted(touched):
-        if types.get(name) in (None, TensorProto.UNDEFINED, TensorProto.FLOAT16, TensorProto.BFLOAT16):
-            raise BadGraphError(f"{name}, on the way to the output of {module}, is not float32")
-    if not any(value.name in touched and types[value.name] == TensorProto.FLOAT for value in typed.input):
-        raise BadGraphError(f"no float32 input leads to {module}")
+    for output, before in zip(graph.output, whole.output, strict=True):
+        maker = makers[output.name]
+        if output.type.tensor_type.elem_type != before.type.tensor_type.elem_type and maker.op_type == "Cast":
+            maker.op_type = "Identity"
+            del maker.attribute[:]
+            output.type.tensor_type.elem_type = before.type.tensor_type.elem_type
 
 
 def _mend(graph: GraphProto, casts: set[str]) -> None:

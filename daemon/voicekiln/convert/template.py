@@ -120,7 +120,7 @@ def float32(exportable: Exportable, kind: Kind) -> Template:
 def half(exportable: Exportable, kind: Kind, whole: onnx.ModelProto) -> Template:
     """Return the half-precision template of a kind, made from the float32 graph. Raises as `float32` does."""
     make = halve if kind.arithmetic == "half" else store_as_half
-    return Template(kind, make(whole, exportable.in_float32))
+    return Template(kind, make(whole, exportable.in_float32, exportable.in_half))
 
 
 @cache
