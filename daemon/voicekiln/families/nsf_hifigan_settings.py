@@ -1,0 +1,243 @@
+"""What a vocoder of the kind NSF-HiFiGAN is made of, read from tensor shapes and the `config.json` beside it.
+
+Shapes win. The config is asked for what leaves no trace in them: the first upsampling rate, the sample rate, the
+dilations, and how the mel spectrograms were made that the vocoder was trained with. A file without one is taken to be
+of the kind that nearly all are, if its shapes allow that, and the person is told.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+from voicekiln.errors import Contradiction, OtherFamily
+from voicekiln.families.base import Outline
+from voicekiln.families.rvc_config import shown
+from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
+
+GENERAL = "config.json"
+"""A companion of this name may be another model's; one with the vocoder's own name is not."""
+ENDING = ".json"
+
+MAX_STEPS = 16
+MAX_SIZE = 65_536
+MAX_REACH = 10_000
+"""Samples to each side that one convolution may see; the real ones see 25. A config could ask for any memory else."""
+MAX_MELS = 1024
+MAX_TRANSFORM = 4096
+"""Samples of a Fourier transform; the real ones have 2048."""
+RATES_HZ = range(8_000, 192_001)
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """All that the vocoder's network is built from."""
+
+    mels: int
+    initial: int
+    """Channels at the first step; each step halves them."""
+    rates: Shape
+    up_kernels: Shape
+    block_kernels: Shape
+    dilations: tuple[Shape, ...]
+    harmonics: int
+    """Sines of the source, the fundamental included."""
+    sample_rate: int
+    """Hz."""
+
+    @property
+    def hop(self) -> int:
+        """Samples per frame."""
+        return math.prod(self.rates)
+
+
+@dataclass(frozen=True, slots=True)
+class Analysis:
+    """How the mel spectrograms were made."""
+
+    n_fft: int
+    window: int
+    """Samples, as `n_fft`."""
+    low_hz: float
+    high_hz: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Of both parts of the vocoder."""
+
+    network: Network
+    analysis: Analysis
+
+
+ASSUMED = Analysis(2048, 2048, 40.0, 16_000.0)
+"""Of nearly all vocoders of this kind; so are the next three."""
+HOP = 512
+SAMPLE_RATE = 44_100
+DILATIONS = (1, 3, 5)
+
+
+def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[str], list[str]]:
+    """Return the settings, sentences for the person about what was assumed, and the companions that were used.
+
+    Args:
+        outline: with the companions.
+        shapes: of the tensors, weight norm folded.
+
+    Raises:
+        Contradiction: if the shapes, or they and the vocoder's own config, cannot all be true.
+        OtherFamily: if the config asks for what this vocoder does not do.
+    """
+    found = _measure(shapes)
+    notes = []
+    for name in sorted(filter(_is_config, outline.beside), key=_is_general):  # its own one first
+        if outline.beside[name] is None:
+            notes.append(f"{shown(name)}, which lies beside it, cannot be read and was left aside.")
+            continue
+        try:
+            return _checked(_told(_Config(name, outline.beside[name]), found)), notes, [name]
+        except Contradiction as problem:
+            if not _is_general(name):
+                raise
+            notes.append(f"{shown(name)}, which lies beside it, is not this vocoder's: {problem.found['what']}.")
+    settings = _checked(_assumed(found))
+    return settings, [*notes, _rebuilt(settings)], []
+
+
+def _is_config(name: str) -> bool:
+    return name.casefold().endswith(ENDING)
+
+
+def _is_general(name: str) -> bool:
+    return name.casefold() == GENERAL
+
+
+def _measure(shapes: Mapping[str, Shape]) -> Network:
+    """Return what can be read from shapes; 0 stands for the first rate and for each dilation."""
+    steps = numbered(shapes, r"ups\.([0-9]{1,3})\.")
+    blocks = numbered(shapes, r"resblocks\.([0-9]{1,3})\.")
+    per_step = blocks // max(steps, 1)
+    if not 0 < steps <= MAX_STEPS or blocks != steps * per_step or not 0 < per_step <= MAX_STEPS:
+        raise contradiction([f"its decoder has {steps} upsampling steps and {blocks} residual blocks"])
+    initial, mels, _ = axes(shapes, "conv_pre.weight", 3)
+    widths = [axes(shapes, f"noise_convs.{step}.weight", 3)[2] for step in range(steps)]
+    strides = [*(width // 2 for width in widths[:-1]), 1]
+    later = [stride // max(next_, 1) for stride, next_ in pairwise(strides)]
+    if widths != [*(2 * math.prod(later[step:]) for step in range(steps - 1)), 1] or any(s % 2 for s in strides[:-1]):
+        raise contradiction(
+            [f"its source is brought to its steps by convolutions of the widths {listed(tuple(widths))}"]
+        )
+    kernels = tuple(axes(shapes, f"resblocks.{block}.convs1.0.weight", 3)[2] for block in range(per_step))
+    if initial >> steps < 1 or mels > MAX_MELS or not all(kernel % 2 for kernel in kernels):
+        raise contradiction(["the sizes of its layers cannot be halved or centred as they have to be"])
+    return Network(
+        mels=mels,
+        initial=initial,
+        rates=(0, *later),
+        up_kernels=tuple(axes(shapes, f"ups.{step}.weight", 3)[2] for step in range(steps)),
+        block_kernels=kernels,
+        dilations=tuple(
+            (0,) * numbered(shapes, rf"resblocks\.{at}\.convs1\.([0-9]{{1,3}})\.") for at in range(per_step)
+        ),
+        harmonics=axes(shapes, "m_source.l_linear.weight", 2)[1],
+        sample_rate=SAMPLE_RATE,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Config:
+    """A companion, read value by value."""
+
+    name: str
+    values: Any
+
+    def number(self, key: str, low: int, high: int) -> int:
+        value = self.value(key)
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise self.wrong(key, value)
+        return value
+
+    def numbers(self, key: str) -> Shape:
+        value = self.value(key)
+        if not isinstance(value, list) or not all(type(v) is int and 0 < v <= MAX_SIZE for v in value):
+            raise self.wrong(key, value)
+        return tuple(value)
+
+    def lists(self, key: str) -> tuple[Shape, ...]:
+        value = self.value(key)
+        if not isinstance(value, list) or not 0 < len(value) <= MAX_STEPS:
+            raise self.wrong(key, value)
+        return tuple(_Config(self.name, {key: each}).numbers(key) for each in value)
+
+    def hz(self, key: str, low: float, high: float) -> float:
+        value = self.value(key)
+        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+            raise self.wrong(key, value)
+        return float(value)
+
+    def value(self, key: str) -> Any:  # noqa: ANN401 - whatever stands there
+        if not isinstance(self.values, dict) or key not in self.values:
+            raise contradiction([f"{shown(self.name)} does not say {key}"])
+        return self.values[key]
+
+    def agree(self, key: str, said: object, found: object) -> None:
+        """Refuse if the weights know better."""
+        if said != found:
+            raise contradiction([f"{shown(self.name)} has {key} {listed(said)}, the weights have {listed(found)}"])
+
+    def wrong(self, key: str, value: object) -> Contradiction:
+        return contradiction([f"{shown(self.name)} has {key} {shown(value)}, which cannot be"])
+
+
+def _told(config: _Config, found: Network) -> Settings:
+    """Return the settings as the config completes them."""
+    rates = config.numbers("upsample_rates")
+    config.agree("upsample_rates", (0, *rates[1:]), found.rates)
+    config.agree("upsample_kernel_sizes", config.numbers("upsample_kernel_sizes"), found.up_kernels)
+    config.agree("upsample_initial_channel", config.number("upsample_initial_channel", 1, MAX_SIZE), found.initial)
+    config.agree("num_mels", config.number("num_mels", 1, MAX_SIZE), found.mels)
+    config.agree("resblock_kernel_sizes", config.numbers("resblock_kernel_sizes"), found.block_kernels)
+    config.agree("hop_size", config.number("hop_size", 1, MAX_SIZE), math.prod(rates))
+    dilations = config.lists("resblock_dilation_sizes")
+    config.agree("resblock_dilation_sizes", tuple(map(len, dilations)), tuple(map(len, found.dilations)))
+    rate = config.number("sampling_rate", RATES_HZ[0], RATES_HZ[-1])
+    n_fft = config.number("n_fft", 2, MAX_TRANSFORM)
+    window = config.number("win_size", math.prod(rates), n_fft)
+    highest = rate / 2 if config.value("fmax") is None else config.hz("fmax", 1, rate / 2)
+    analysis = Analysis(n_fft, window, config.hz("fmin", 0, highest - 1), highest)
+    if (noise := config.values.get("noise_sigma")) not in (None, 0):
+        what = f"an NSF-HiFiGAN vocoder that adds noise to its features (noise_sigma {shown(noise)})"
+        raise OtherFamily(what=what, families="NSF-HiFiGAN")
+    return Settings(replace(found, rates=rates, dilations=dilations, sample_rate=rate), analysis)
+
+
+def _assumed(found: Network) -> Settings:
+    """Return the settings of the usual kind."""
+    first, rest = divmod(HOP, math.prod(found.rates[1:]))
+    if rest or found.up_kernels[0] != 2 * first or any(len(each) != len(DILATIONS) for each in found.dilations):
+        raise contradiction(["it comes without its config.json, and its upsampling cannot be told from its tensors"])
+    dilations = (DILATIONS,) * len(found.dilations)
+    return Settings(replace(found, rates=(first, *found.rates[1:]), dilations=dilations), ASSUMED)
+
+
+def _checked(settings: Settings) -> Settings:
+    """Refuse what cannot be built."""
+    made = settings.network
+    if any(kernel < rate or (kernel - rate) % 2 for kernel, rate in zip(made.up_kernels, made.rates, strict=True)):
+        raise contradiction([f"its upsampling is {listed(made.rates)} by {listed(made.up_kernels)}"])
+    reach = max(k // 2 * max(d, default=0) for k, d in zip(made.block_kernels, made.dilations, strict=True))
+    if reach > MAX_REACH:
+        raise contradiction([f"a convolution of its decoder sees {reach} samples to each side"])
+    return settings
+
+
+def _rebuilt(settings: Settings) -> str:
+    made, analysis = settings.network, settings.analysis
+    return (
+        f"It comes without its config.json; what most vocoders of this kind have was assumed: {made.sample_rate} Hz, "
+        f"{made.hop} samples a frame, upsampling {listed(made.rates)}, dilations {listed(made.dilations[0])}, and mel "
+        f"spectrograms of {analysis.n_fft} samples from {analysis.low_hz:g} to {analysis.high_hz:g} Hz."
+    )
