@@ -26,7 +26,8 @@ from convert.small_checkpoints import (
     weights,
     written,
 )
-from voicekiln.convert.checkpoint import MAX_DEPTH, Checkpoint, open_checkpoint
+from voicekiln.convert.checkpoint import Checkpoint, open_checkpoint
+from voicekiln.convert.data import MAX_DEPTH
 from voicekiln.errors import (
     BadNumbers,
     Contradiction,

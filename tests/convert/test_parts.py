@@ -21,7 +21,7 @@ from voicekiln.convert.reference import References
 from voicekiln.convert.verify import Original, verify
 from voicekiln.errors import NotFaithful
 from voicekiln.families.base import Exportable
-from voicekiln.families.weights import AsIs, Rule, Stacked
+from voicekiln.families.weights import AsIs, Joined, Rule
 from voicekiln.job import Data, Port, Recipe
 
 MANY_TURNS = 3000.0
@@ -140,11 +140,11 @@ def test_parts_with_other_weights_get_their_own(tmp_path: Path) -> None:
 
 def test_bare_numbers_are_what_numpy_reads(tmp_path: Path) -> None:
     """The header has the 128 bytes that clients skip, and the description is true."""
-    made = bench(tmp_path, data={"KMeans": Stacked((AsIs("one"), AsIs("two")))})
+    made = bench(tmp_path, data={"KMeans": Joined((AsIs("one"), AsIs("two")))})
     [array] = made.numbers()
     path = made.staging / "KMeans.npy"
     content = path.read_bytes()
-    assert (array.name, array.dtype, array.shape) == ("KMeans", "float32", (2, 3, 2))
+    assert (array.name, array.dtype, array.shape) == ("KMeans", "float32", (6, 2))
     assert (array.sha256, array.bytes) == (hashlib.sha256(content).hexdigest(), len(content))
-    assert np.array_equal(np.load(path), [[[1, 1]] * 3, [[0, 1], [2, 3], [4, 5]]])
+    assert np.array_equal(np.load(path), [[1, 1]] * 3 + [[0, 1], [2, 3], [4, 5]])
     assert np.array_equal(np.frombuffer(content[128:], "<f4"), [1] * 6 + [0, 1, 2, 3, 4, 5])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import pickle
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -17,14 +20,23 @@ import torch
 from torch import nn
 
 from outlines import named, outline, tensors
-from plain_export import TRACED, network, plain
-from reference_voices import ac_snr_db
+from plain_export import TRACED, network, plain, rolled
+from reference_voices import Arrays, ac_snr_db
 from voicekiln.errors import Contradiction
-from voicekiln.families.base import Claim, Exportable, Family, NotMine, Outline, TensorInfo
-from voicekiln.families.weights import AsIs, Computed, Folded, Rule, Stacked
+from voicekiln.families.base import PLAIN, Claim, Exportable, Family, NotMine, Outline, TensorInfo
+from voicekiln.families.weights import AsIs, Computed, Folded, Joined, Rule
+from voicekiln.job import Part, Recipe
 
 UNSEEN = (1, 5, 40, 131)
 """Frames that were not traced."""
+BUILDING = """
+import pickle, sys
+family, outlines, part, recipe = pickle.load(sys.stdin.buffer)
+for outline in outlines:
+    family.build(family.recognise(outline), outline, part, recipe)
+sys.exit("torch._dynamo" in sys.modules and "torch's compiler was loaded")
+"""
+"""Builds networks in a process that has done nothing else."""
 SHOWN = {"family", "sample_rate", "hop", "speakers", "parameters", "weights", "checkpoint"}
 """What `inspect` shows of every family."""
 
@@ -39,9 +51,14 @@ class Built:
 
 
 class FamilyContract:
-    """Inherit, set `family`, and return checkpoint objects from `mine`: at least two of equal settings, first."""
+    """Inherit, set `family`, and return checkpoint objects from `mine`: at least two of equal settings, first.
+
+    Set `part` and `recipe` as well for a network that is not the main one of the plain recipe.
+    """
 
     family: Family
+    part: Part | None = None
+    recipe: Recipe = PLAIN
 
     def mine(self) -> Sequence[dict[str, Any]]:
         """Return checkpoints as the training tool saves them; the first two differ in their weights alone."""
@@ -84,6 +101,14 @@ class FamilyContract:
                 assert (tensor.dtype, tensor.device.type) == (torch.float32, "meta")
                 assert not tensor.requires_grad
 
+    def test_builds_without_torchs_compiler(self) -> None:
+        """It takes a second to load and makes folders, which a worker in its cage may not; nothing here needs it."""
+        work = pickle.dumps((self.family, [outline(checkpoint) for checkpoint in self.mine()], self.part, self.recipe))
+        done = subprocess.run(
+            [sys.executable, "-c", BUILDING], input=work, capture_output=True, timeout=120, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, b"")
+
     def test_every_number_of_the_network_has_a_rule(self) -> None:
         """The rules are for exactly what the network saves, there is nothing else in it, and they use the whole file.
 
@@ -117,7 +142,7 @@ class FamilyContract:
         claim = self.family.recognise(outlined)
         assert isinstance(claim, Claim), claim
         assert claim.notes == ()
-        return self.family.build(claim, outlined)
+        return self.family.build(claim, outlined, self.part, self.recipe)
 
     def test_refuses_tensors_that_were_not_claimed(self) -> None:
         """Building is strict: a tensor missing, superfluous or of another shape is a contradiction."""
@@ -133,17 +158,22 @@ class FamilyContract:
     def assert_refused(self, claim: Claim, seen: Outline, wrong: Mapping[str, TensorInfo]) -> None:
         """Build from a file with other tensors than it had when it was claimed."""
         with pytest.raises(Contradiction):
-            self.family.build(claim, replace(seen, tensors=wrong))
+            self.family.build(claim, replace(seen, tensors=wrong), self.part, self.recipe)
 
     @pytest.mark.parametrize("frames", [1, TRACED, 100])
     def test_samples_fit_the_inputs(self, frames: int) -> None:
-        """Samples have the names, types and sizes that the inputs declare, at any length."""
+        """Samples have the names, types and sizes that the inputs declare, at any length; each axis has one."""
         exportable = self.build(self.mine()[0]).exportable
         sample = exportable.sample(frames, np.random.default_rng(1))
         assert list(sample) == [port.name for port in exportable.inputs]
+        pairs = {port.name: [*zip(sample[port.name].shape, port.axes, strict=True)] for port in exportable.inputs}
         for port in exportable.inputs:
             assert sample[port.name].dtype == port.dtype
-            assert sample[port.name].shape == tuple(frames if isinstance(a, str) else a for a in port.axes)
+            fixed = [(size, axis) for size, axis in pairs[port.name] if isinstance(axis, int)]
+            assert all(size == axis for size, axis in fixed)
+        lengths = {(axis, size) for each in pairs.values() for size, axis in each if isinstance(axis, str)}
+        assert ("frames", frames) in lengths
+        assert len({axis for axis, _ in lengths}) == len(lengths)
 
     def test_agrees_with_itself_at_unseen_lengths(self) -> None:
         """The graph, traced at one length, gives the network's own audio at others."""
@@ -183,11 +213,11 @@ class FamilyContract:
     def exported(cls) -> tuple[tuple[Built, onnx.ModelProto], ...]:
         """Return each of `mine` with its own graph, numbers and all; exported once for all tests."""
         voices = [cls().build(checkpoint) for checkpoint in cls().mine()]
-        return tuple((built, plain(built.exportable, built.network)) for built in voices)
+        return tuple((built, rolled(plain(built.exportable, built.network))) for built in voices)
 
     def build(self, checkpoint: dict[str, Any]) -> Built:
         """Return the checkpoint's network."""
-        exportable = self.family.build(self.claim(checkpoint), outline(checkpoint))
+        exportable = self.family.build(self.claim(checkpoint), outline(checkpoint), self.part, self.recipe)
         return Built(exportable, network(exportable, tensors(checkpoint)))
 
 
@@ -198,35 +228,58 @@ def names(rule: Rule) -> tuple[str, ...]:
             return (name,)
         case Folded(g, v):
             return g, v
-        case Stacked(each):
+        case Joined(each):
             return tuple(name for one in each for name in names(one))
         case Computed():
             return ()
 
 
 def agreement_db(built: Built, graph: onnx.ModelProto, frames: int) -> float:
-    """Return how well network and graph agree on a sample, their noises silenced."""
+    """Return how well network and graph agree on a sample in their worst output, their noises silenced."""
     sample = built.exportable.sample(frames, np.random.default_rng(frames))
-    want = run(built, sample)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(silenced(graph), options, providers=["CPUExecutionProvider"])
-    (got,) = session.run(None, sample)
-    assert got.shape == want.shape
-    return ac_snr_db(want, got)
+    got = dict(zip([port.name for port in built.exportable.outputs], session.run(None, sample), strict=True))
+    want = run_all(built, sample, got)
+    # A single number has no AC part: its mean is all of it.
+    return min(ac_snr_db(want[name], got[name]) for name in got if got[name].size > 1)
 
 
 def run(built: Built, inputs: dict[str, Any]) -> np.ndarray[Any, Any]:
-    """Return the network's audio with its noises silenced."""
+    """Return the audio of a network with one output, with its noises silenced."""
+    (audio,) = run_all(built, inputs, {}).values()
+    return audio
+
+
+def run_all(built: Built, inputs: dict[str, Any], graphs: Arrays) -> Arrays:
+    """Return the network's outputs with its noises silenced.
+
+    Args:
+        built: whose network is run.
+        inputs: what it is fed.
+        graphs: what the graph gave; the network goes on with its predictions.
+    """
     arguments = [torch.from_numpy(inputs[port.name]) for port in built.exportable.inputs]
     noises: list[Any] = [built.network.get_submodule(path) for path in built.exportable.noises]
     hooks = [noise.register_forward_pre_hook(_silence) for noise in noises]
+    predicted: Arrays = {}
+    for path, name in built.exportable.replays.items():
+
+        def replay(_module: nn.Module, _inputs: object, value: torch.Tensor, name: str = name) -> torch.Tensor:
+            predicted[name] = value.numpy()
+            return torch.from_numpy(graphs[name])
+
+        hooks.append(built.network.get_submodule(path).register_forward_hook(replay))
     with torch.no_grad():
-        audio: np.ndarray[Any, Any] = built.network(*arguments).numpy()
-    for noise, hook in zip(noises, hooks, strict=True):
+        outputs = built.network(*arguments)
+    for hook in hooks:
         hook.remove()
+    for noise in noises:
         noise.replay = None
-    return audio
+    several = outputs if isinstance(outputs, tuple) else (outputs,)
+    ports = built.exportable.outputs
+    return {port.name: value.numpy() for port, value in zip(ports, several, strict=True)} | predicted
 
 
 def _silence(noise: Any, arguments: tuple[torch.Tensor, ...]) -> None:

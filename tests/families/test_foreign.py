@@ -17,18 +17,23 @@ from voicekiln.families.weights import Rule
 from voicekiln.job import Data, Part, Recipe
 
 SEEN = {
-    "so-vits-svc voice": ("emb_g.weight", "emb_uv.weight", "pre.weight", "enc_p.f0_emb.weight", "dec.conv_pre.weight"),
+    "4.0-v2": ("text_encoder.emb.weight", "mel_decoder.proj.weight", "posterior_encoder.pre.weight", "dec_harm.weight"),
+    "QuickVC": ("emb_uv.weight", "pre.weight", "enc_p.f0_emb.weight", "dec.multistream_conv_post.weight"),
+    "so-vits-svc 3": ("emb_g.weight", "enc_p.pre.weight", "enc_p.enc.in_layers.0.weight_g", "dec.conv_pre.weight"),
+    "DDSP-SVC": ("unit2ctrl.stack.0.weight", "unit2ctrl.f0_embed.weight"),
     "Coqui voice": ("text_encoder.emb.weight", "waveform_decoder.conv_pre.bias", "duration_predictor.pre.weight"),
     "speaker encoder of YourTTS": ("conv1.weight", "layer1.0.conv1.weight", "torch_spec.0.filter"),
     "GPT-SoVITS voice": ("enc_p.ssl_proj.weight", "ref_enc.fc.fc.weight", "dec.conv_pre.weight"),
     "language model": ("model.ar_text_embedding.word_embeddings.weight", "model.h.layers.0.norm1.weight"),
     "text-to-speech voice": ("enc_p.emb.weight", "dp.flows.0.m", "dec.conv_pre.weight"),
-    "shallow diffusion": ("unit_embed.weight", "decoder.denoise_fn.input_projection.weight"),
+    "without a diffusion": ("unit_embed.weight", "decoder.decoder.layers.0.weight"),
+    "DiffSinger": ("model.fs2.txt_embed.weight", "model.diffusion.denoise_fn.input_projection.weight"),
     "RMVPE": ("unet.encoder.bn.weight", "cnn.weight", "fc.1.bias"),
     "HuBERT": ("feature_extractor.conv_layers.0.0.weight", "encoder.layers.0.fc1.weight", "final_proj.weight"),
-    "vocoder": ("conv_pre.weight_g", "ups.0.weight_g", "m_source.l_linear.weight"),
+    "not told the pitch": ("conv_pre.weight_g", "ups.0.weight_g"),
+    "mini_nsf": ("conv_pre.weight_g", "ups.0.weight_g", "source_conv.weight"),
+    "Vocos": ("backbone.embed.weight", "head.out.weight"),
     "trained with energy": ("enc_p.emb_phone.weight", "enc_p.emb_energy.weight"),
-    "k-means": ("alto/cluster_centers_",),
 }
 
 

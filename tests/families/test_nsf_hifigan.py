@@ -184,7 +184,7 @@ def test_a_general_config_that_is_wrong_is_anothers(change: dict[str, Any], _wor
 def test_the_config_of_a_voice_is_not_a_vocoders(found: object) -> None:
     """Nor is anything else that can stand in a JSON file."""
     claim = claimed(beside(tiny_vocoder(), {"config.json": found}))
-    assert "is not this vocoder's: config.json does not say upsample_rates" in claim.notes[0]
+    assert "is not this model's: config.json does not say upsample_rates" in claim.notes[0]
 
 
 def test_its_own_config_comes_first() -> None:

@@ -236,7 +236,7 @@ def test_weights_win_over_the_config(change: Change, word: str) -> None:
     assert own.model["companions"] == ["voice.json"]
     general = recognised(with_config(voice, config))
     assert general.model["companions"] == []
-    assert general.notes[0].startswith("config.json, which lies beside it, is not this voice's: config.json has")
+    assert general.notes[0].startswith("config.json, which lies beside it, is not this model's: config.json has")
     assert "speaker_names" not in general.model
 
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from voicekiln.errors import BadNumbers
-from voicekiln.families.weights import AsIs, Folded, read, rules
+from voicekiln.families.weights import AsIs, Computed, Folded, Joined, read, rules
 from voicekiln.nets.weight_norm import older_spelling
 
 FOLDED = Folded("up.weight_g", "up.weight_v")
@@ -55,6 +55,19 @@ def test_folding_is_done_in_full_precision(dtype: torch.dtype) -> None:
     assert weight.dtype == torch.float32
     torch.testing.assert_close(weight.double(), exact, atol=0, rtol=2**-22)
     assert torch.equal(v, before)
+
+
+def test_tables_are_joined_one_after_the_other() -> None:
+    """They may have unequally many rows, each table by a rule of its own."""
+    tensors = {"a": torch.ones(2, 3), "b": torch.zeros(1, 3)}
+    assert read(Joined((AsIs("b"), AsIs("a"))), tensors).tolist() == [[0, 0, 0], [1, 1, 1], [1, 1, 1]]
+
+
+def test_a_computed_weight_needs_no_tensor() -> None:
+    """It follows from its arguments; two rules are equal if these are."""
+    rule = Computed(torch.arange, (2, 5))
+    assert read(rule, {}).tolist() == [2, 3, 4]
+    assert rule == Computed(torch.arange, (2, 5)) != Computed(torch.arange, (2, 6))
 
 
 @pytest.mark.parametrize("g", [0.0, 1.0])

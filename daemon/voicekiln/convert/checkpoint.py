@@ -1,5 +1,7 @@
 """The door for strangers' files: `torch.load(weights_only=True)`, after a look at the frame, and nothing else ever.
 
+But for a feature index, which is not PyTorch's and not loaded at all (see `feature_index`).
+
 What comes out is data whose size is bounded by the file's: plain tensors, each with bytes of its own in the file,
 and plain metadata of sane depth. Everything that goes wrong here is an answer to the person (`Refusal`); only a
 machine that fails (`OSError`, `MemoryError`) is not. Accepted: a pickle can still be built to keep torch busy for
@@ -9,7 +11,6 @@ a long time; the deadline of the stage ends that.
 from __future__ import annotations
 
 import errno
-import math
 import re
 import warnings
 from collections.abc import Hashable, Iterable, Mapping
@@ -19,7 +20,10 @@ from typing import Any, Final
 
 import torch
 
-from voicekiln.convert.glance import glance
+from voicekiln.convert import arrays, companions
+from voicekiln.convert.data import NotPlainError, plain_data
+from voicekiln.convert.feature_index import open_index
+from voicekiln.convert.glance import Form, glance
 from voicekiln.errors import BadNumbers, Contradiction, Damaged, NotACheckpoint, NoWeights, Refusal, UnsafePickle, plain
 from voicekiln.families.base import Outline, TensorInfo
 from voicekiln.nets import weight_norm
@@ -28,11 +32,6 @@ TENSOR_KEYS: Final = ("weight", "model", "state_dict", "generator")
 """Where voices keep their tensors, in the order in which they are looked for."""
 
 MAX_TENSORS: Final = 20_000
-MAX_PLAIN: Final = 20_000
-"""Values in one top-level entry; a larger one counts as no plain data."""
-MAX_DEPTH: Final = 12
-MAX_TEXT: Final = 20_000
-"""Characters of one text in the metadata."""
 
 _DTYPES: Final = {
     torch.float16, torch.bfloat16, torch.float32, torch.float64,
@@ -51,40 +50,68 @@ class Checkpoint:
     """By the same names as in the outline; on the CPU, in the file's own precision."""
 
 
-def open_checkpoint(path: Path) -> Checkpoint:
+def open_checkpoint(path: Path, beside: Mapping[str, Path | None] = companions.NOTHING) -> Checkpoint:
     """Load the file and check all that can be checked without knowing what voice it is.
+
+    `beside` says where its companions lie, see `companions.read`.
 
     Raises:
         Refusal: if it is no checkpoint, is damaged or hostile, holds no weights or weights that are not finite.
         OSError, MemoryError: if the machine fails, which is not the file's fault.
     """
-    form = glance(path)
-    whole = _load(path, mapped=form == "zip")
-    if not isinstance(whole, dict):
-        raise NotACheckpoint(what=f"it holds a single {type(whole).__name__}, not a table of weights")
-    entries = {key: value for key, value in dict.items(whole) if isinstance(key, str)}
-    tensor_key, named = _find_tensors(entries)
-    _check_memory(named, path.stat().st_size)
-    _check_numbers(named)
-    tensors = {weight_norm.older_spelling(name): tensor.detach() for name, tensor in named.items()}
-    if len(tensors) < len(named):
+    found = _contents(path)
+    _check_numbers(found.tensors)
+    tensors = {weight_norm.older_spelling(name): tensor.detach() for name, tensor in found.tensors.items()}
+    if len(tensors) < len(found.tensors):
         raise Contradiction(what="it has the weight norm of one layer twice, in both spellings")
     outline = Outline(
         tensors={name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()},
-        rest=_plain_entries(entries),
-        tensor_key=tensor_key,
-        keys=tuple(plain(key, 100) for key in entries),
+        rest=found.rest,
+        tensor_key=found.tensor_key,
+        keys=tuple(plain(key, 100) for key in found.keys),
+        beside=companions.read(beside),
     )
     return Checkpoint(outline, tensors)
 
 
-def _load(path: Path, *, mapped: bool) -> Any:  # noqa: ANN401 - whatever the file holds
+@dataclass(frozen=True, slots=True)
+class _Contents:
+    """What is in a file; the fields are those of `Outline`."""
+
+    tensors: Mapping[str, torch.Tensor]
+    rest: Mapping[str, Any]
+    tensor_key: str | None
+    keys: Iterable[str]
+
+
+def _contents(path: Path) -> _Contents:
+    """Open the file as what it is, and check that its tensors are no larger; raises as `open_checkpoint`."""
+    if (form := glance(path)) == "index":
+        indexes = open_index(path)
+        named = {f"{who}/{what}": torch.from_numpy(x) for who, index in indexes.items() for what, x in index.arrays()}
+        return _Contents(named, {who: {"probes": index.probes} for who, index in indexes.items()}, None, indexes)
+    whole = _load(path, form)
+    if not isinstance(whole, dict):
+        raise NotACheckpoint(what=f"it holds a single {type(whole).__name__}, not a table of weights")
+    entries = {key: value for key, value in dict.items(whole) if isinstance(key, str)}
+    tensor_key: str | None = None
+    if form == "arrays":
+        named, rest = arrays.taken_apart(entries)
+    else:
+        tensor_key, named = _find_tensors(entries)
+        rest = _plain_entries(entries)
+    _check_memory(named, path.stat().st_size)
+    return _Contents(named, rest, tensor_key, entries)
+
+
+def _load(path: Path, form: Form) -> Any:  # noqa: ANN401 - whatever the file holds
     """Call torch.load and turn whatever it raises into a refusal."""
+    more = arrays.allowed() if form == "arrays" else []
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(more):
             # torch warns of its own storage classes and of odd but valid pickles; the person is told by refusals.
             warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=form == "zip")
     except MemoryError:
         raise
     except Exception as error:
@@ -188,35 +215,7 @@ def _plain_entries(entries: dict[str, Any]) -> dict[str, Any]:
     rest = {}
     for key, value in entries.items():
         try:
-            rest[key] = _copy(value, MAX_DEPTH, iter(range(MAX_PLAIN)))
-        except _NotPlainError:
+            rest[key] = plain_data(value)
+        except NotPlainError:
             continue
     return rest
-
-
-class _NotPlainError(Exception):
-    """A value that is not plain data, or too much of it."""
-
-
-def _copy(value: Any, depth: int, budget: Iterable[int]) -> Any:  # noqa: ANN401 - plain data of any kind
-    """Return plain data as new objects of the basic types, or raise `_NotPlainError`.
-
-    Texts are cleaned for reading, and infinity and NaN become texts, so that all of it can be written as JSON.
-    """
-    if depth == 0 or next(iter(budget), None) is None:
-        raise _NotPlainError
-    match value:
-        case None | bool():
-            return value
-        case int() if abs(value) < 2**63:
-            return int(value)
-        case float():
-            return float(value) if math.isfinite(value) else str(value)
-        case str() if len(value) <= MAX_TEXT:
-            return plain(value, MAX_TEXT)
-        case list() | tuple():
-            return [_copy(item, depth - 1, budget) for item in value]
-        case dict() if all(isinstance(key, str | int) for key in dict.keys(value)):
-            return {plain(str(key), 200): _copy(item, depth - 1, budget) for key, item in dict.items(value)}
-        case _:
-            raise _NotPlainError

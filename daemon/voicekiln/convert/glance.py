@@ -4,7 +4,8 @@ A person who drops a web page, a Git-LFS pointer or half a download gets told ju
 as one of two kinds: a ZIP archive as torch.save writes it (nothing compressed, every name once, all in one
 folder, no part within another, all checksums right), or the older stream of pickles. What its pickle claims to store
 is compared with what the file has, so that no tensor can be made of memory that nobody filled. Python and PyTorch
-read archives differently, so one that the two could see differently is refused.
+read archives differently, so one that the two could see differently is refused. Two more kinds come through here that
+are no voices: a checkpoint whose pickle holds NumPy arrays (cluster centres), and a feature index.
 """
 
 from __future__ import annotations
@@ -19,14 +20,17 @@ import zlib
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Literal
 
-from voicekiln.convert import pickles
+from voicekiln.convert import feature_index, pickles
 from voicekiln.errors import Damaged, Empty, LfsPointer, NotACheckpoint, Refusal, Safetensors, UnsafePickle, WebPage
 
-Form = Literal["zip", "legacy"]
+Form = Literal["zip", "legacy", "arrays", "index"]
+"""PyTorch's two, one of them with arrays in its pickle (and nothing elsewhere), and a pickle of faiss indexes."""
 
 MAX_TABLE = 16 * 2**20
 """Bytes of a checkpoint's pickle, and of its archive's directory. A training checkpoint with optimizer has about 0.3
 million."""
+MAX_ARRAYS = 2**29
+"""The same, of a pickle that holds arrays. The usual 10 000 cluster centres take 46 MB for each speaker."""
 MAX_PARTS = 65_535
 """Of an archive. A training checkpoint with optimizer has about 2000."""
 
@@ -70,7 +74,7 @@ _BROKEN_ZIP: Final = (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOF
 
 
 def glance(path: Path) -> Form:
-    """Say which of PyTorch's two forms the file has.
+    """Say which of the forms the file has.
 
     Raises:
         Refusal: if it has neither, or is empty, damaged or not what it says.
@@ -82,13 +86,13 @@ def glance(path: Path) -> Form:
         if not head:
             raise Empty
         if head.startswith(b"PK\x03\x04"):
-            _check_zip(file, size)
-            return "zip"
+            return _check_zip(file, size)
         if head.startswith(_LEGACY_MAGIC):
             if _is_tar(head):
                 raise NotACheckpoint(what="it is a tar archive")
-            _check_legacy(file, size)
-            return "legacy"
+            return _check_legacy(file, size)
+        if feature_index.begins(head):
+            return "index"
         raise _not_ours(head, file, size)
 
 
@@ -158,8 +162,8 @@ def _pickle(file: BinaryIO) -> Refusal:
     return NotACheckpoint(what="it is a Python pickle that PyTorch did not write")
 
 
-def _check_zip(file: BinaryIO, size: int) -> None:
-    """Check the archive and its table of contents; raises as `glance` does."""
+def _check_zip(file: BinaryIO, size: int) -> Form:
+    """Check the archive and its table of contents, and say which form it has; raises as `glance` does."""
     try:
         count, directory = _end(file, size)
         with zipfile.ZipFile(file) as archive:
@@ -179,10 +183,13 @@ def _check_zip(file: BinaryIO, size: int) -> None:
         raise Damaged(what="its archive cannot be read") from error
     except _BROKEN_ZIP as error:
         raise Damaged(what="its archive cannot be read") from error
+    if table.file_size > MAX_TABLE and not reading.arrays:
+        raise NotACheckpoint(what="its table of contents is far larger than a voice's")
     sizes = {_name(m): m.file_size for m in members}
     for key, claimed in reading.storages.items():
         if sizes.get(folder + b"data/" + key.encode()) != claimed:
             raise Damaged(what=f"its part {key[:20]} is missing or not as long as its table of contents says")
+    return "arrays" if reading.arrays else "zip"
 
 
 def _end(file: BinaryIO, size: int) -> tuple[int, int]:
@@ -245,7 +252,7 @@ def _check_members(members: list[zipfile.ZipInfo], size: int) -> bytes:
         raise NotACheckpoint(what="its archive is compressed or encrypted, which PyTorch never does")
     if any(m.file_size != m.compress_size for m in members) or sum(m.file_size for m in members) > size:
         raise Damaged(what="its parts claim to be larger than the file")
-    if tables[0].file_size > MAX_TABLE:
+    if tables[0].file_size > MAX_ARRAYS:
         raise NotACheckpoint(what="its table of contents is far larger than a voice's")
     return folder
 
@@ -262,8 +269,12 @@ def _archive(names: list[str]) -> str:
     return f"it is a ZIP archive with other things in it ({shown}{', …' if len(names) > 3 else ''})"  # noqa: PLR2004 - as many as are shown
 
 
-def _check_legacy(file: BinaryIO, size: int) -> None:
-    """Check the stream: magic, protocol, system, the object, the list of its storages, then their bytes."""
+def _check_legacy(file: BinaryIO, size: int) -> Form:
+    """Check the stream: magic, protocol, system, the object, the list of its storages, then their bytes.
+
+    Returns:
+        Its form; raises as `glance` does.
+    """
     file.seek(0)
     *_, table, keys = (pickles.read(file) for _ in range(5))
     if set(table.storages) != set(keys.texts) or len(keys.texts) != len(table.storages):
@@ -271,3 +282,4 @@ def _check_legacy(file: BinaryIO, size: int) -> None:
     missing = sum(claimed + 8 for claimed in table.storages.values()) - (size - file.tell())
     if missing > 0:
         raise Damaged(what=f"{missing} bytes are missing at its end")
+    return "arrays" if table.arrays else "legacy"

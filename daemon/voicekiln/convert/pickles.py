@@ -4,7 +4,8 @@
 than torch's, because a voice needs little: torch's own list has functions that hand out memory by the gigabyte
 (`bytearray`, `_codecs.encode`, empty tensors). The opcodes are read with `pickletools`, which executes nothing,
 and followed on a stack of plain texts, numbers and blanks, just far enough to know what is stored where, what is
-called, and that no tuple is so deep or so often in itself that hashing or printing it would never end.
+called, and that no tuple is so deep or so often in itself that hashing or printing it would never end. Of NumPy's
+arrays, which a voice has none of, `arrays` knows what is in order.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, cast
 
+from voicekiln.convert import arrays
 from voicekiln.errors import Damaged, NotACheckpoint, UnsafePickle, plain
 
 MAX_OPS = 1_000_000
@@ -48,6 +50,7 @@ _WELCOME: Final = {
     "torch._utils._rebuild_tensor_v3",
     *(f"torch.{kind}" for kind in ITEM_BYTES),
     "torch.storage.UntypedStorage",
+    *arrays.NAMES,
 }
 _CALLED: Final = {name for name in _WELCOME if "._rebuild_" in name or name.startswith("collections.")} | {
     "torch.Size",
@@ -58,7 +61,7 @@ _A_DTYPE = re.compile(r"torch\.(u?int\d+|float\d+|double|half|bfloat16|bool)")
 _HARMLESS = re.compile(
     r"torch\._utils\._rebuild_\w+|torch\._tensor\._rebuild_from_type_v2|torch\.serialization\._get_layout"
     r"|torch\.(cuda\.)?(sparse\.)?\w*(Tensor|Storage)|torch\.per_\w+|torch\.q?u?int\w+|torch\.float\w+"
-    r"|torch\.complex\w+|_codecs\.encode|builtins\.(bytearray|set|complex)"
+    r"|torch\.complex\w+|builtins\.(bytearray|set|complex)"
 )
 """Names that run nothing, but that a voice does not need either: sparse and quantised tensors and the like."""
 
@@ -104,6 +107,8 @@ class Reading:
     """Bytes of every storage that it refers to, by key."""
     texts: tuple[str, ...] = ()
     """All texts in it, in their order: for the list of keys that ends a legacy file."""
+    arrays: bool = False
+    """Whether it makes NumPy arrays, and then nothing else that has to be called."""
 
 
 def read(stream: BinaryIO) -> Reading:
@@ -130,7 +135,10 @@ def read(stream: BinaryIO) -> Reading:
         raise Damaged(what="its table of contents is cut off or garbled") from error
     if follower.foreign:
         raise NotACheckpoint(what="it is a Python pickle of a kind that PyTorch does not write")
-    return Reading(follower.storages, tuple(follower.texts))
+    numpys = follower.names & arrays.NAMES
+    if numpys and (not follower.porter.arrays or follower.names - arrays.NAMES):
+        raise NotACheckpoint(what=f"it holds something that no voice has ({min(numpys)})")
+    return Reading(follower.storages, tuple(follower.texts), bool(numpys))
 
 
 class _Bounded:
@@ -158,6 +166,9 @@ class _Follower:
         self.memo: dict[int, Any] = {}
         self.storages: dict[str, int] = {}
         self.texts: list[str] = []
+        self.names: set[str] = set()
+        """All that it imports."""
+        self.porter = arrays.Porter(self.texts)
         self.foreign = False
 
     def take(self, op: pickletools.OpcodeInfo, arg: Any) -> None:  # noqa: ANN401 - whatever the opcode carries
@@ -165,9 +176,10 @@ class _Follower:
         self.foreign = self.foreign or op.name not in _KNOWN
         match op.name:
             case "GLOBAL" | "INST":
-                self.stack.append(_admit(arg.split(" ", 1)))
+                self.stack.append(admit(arg.split(" ", 1)))
+                self.names.add(self.stack[-1])
             case "STACK_GLOBAL":
-                _admit(self.stack[-2:])
+                admit(self.stack[-2:])
             case "BINPUT" | "LONG_BINPUT" | "MEMOIZE":
                 self.memo[len(self.memo) if arg is None else arg] = self.stack[-1]
             case "BINGET" | "LONG_BINGET":
@@ -176,10 +188,8 @@ class _Follower:
                 self.marks.append(len(self.stack))
             case "BINPERSID":
                 self._claim(self.stack[-1])
-            case "REDUCE":
-                called, _ = self._pop(2)
-                self.foreign = self.foreign or called not in _CALLED
-                self.stack.append(_BLANK)
+            case "REDUCE" | "BUILD":
+                self.stack.append((self._call if op.name == "REDUCE" else self._build)(*self._pop(2)))
             case name if name in _TUPLES:
                 self.stack.append(_Tuple.of(self._pop(_TUPLES[name])))
             case _ if isinstance(arg, str | int) and op.stack_after:
@@ -195,7 +205,19 @@ class _Follower:
                 self._pop(None)
             elif wanted is not pickletools.markobject:
                 self.stack.pop()
-        self.stack += [_BLANK] * len(op.stack_after)
+        self.stack += [None if op.name == "NONE" else _BLANK] * len(op.stack_after)
+
+    def _call(self, called: Any, arguments: Any) -> object:  # noqa: ANN401 - whatever the file says
+        """Return what stands for the result."""
+        if called in arrays.NAMES:
+            return self.porter.call(called, arguments.items if isinstance(arguments, _Tuple) else ())
+        self.foreign = self.foreign or called not in _CALLED
+        return _BLANK
+
+    def _build(self, thing: Any, state: Any) -> object:  # noqa: ANN401 - as above
+        """Return what stands for a thing that got its state: itself."""
+        self.porter.build(thing, state)
+        return thing
 
     def _pop(self, count: int | None) -> list[Any]:
         """Take the last `count` values, or all down to the last mark."""
@@ -218,7 +240,7 @@ class _Follower:
         self.stack[-1] = _BLANK
 
 
-def _admit(import_: Sequence[Any]) -> str:
+def admit(import_: Sequence[Any]) -> str:
     """Return the full name of a module and a name in it, if a voice may have it; Python 2's are brought up to date."""
     module, name = import_
     if not (isinstance(module, str) and isinstance(name, str)):

@@ -9,9 +9,21 @@ from __future__ import annotations
 from voicekiln.errors import OtherFamily, UnknownModel
 from voicekiln.families import foreign
 from voicekiln.families.base import Claim, Family, NotMine, Outline
+from voicekiln.families.diffusion import ShallowDiffusion
+from voicekiln.families.feature_index import FeatureIndex
+from voicekiln.families.kmeans import KMeans
+from voicekiln.families.nsf_hifigan import NsfHifiGan
 from voicekiln.families.rvc import Rvc
+from voicekiln.families.so_vits_svc import SoVitsSvc
 
-FAMILIES: tuple[Family, ...] = (Rvc(),)
+FAMILIES: tuple[Family, ...] = (
+    Rvc(),
+    SoVitsSvc(),
+    ShallowDiffusion(),
+    NsfHifiGan(),
+    KMeans(),
+    FeatureIndex(),
+)
 """All families; a new one is a module here and its name in this line."""
 
 
@@ -27,7 +39,7 @@ def choose(outline: Outline, families: tuple[Family, ...] | None = None) -> tupl
             and nothing is known of it, or more than one does.
     """
     asked = FAMILIES if families is None else families
-    titles = ", ".join(family.title for family in asked)
+    titles = "; ".join(family.title for family in asked)
     foreign.refuse_parts(outline)
     if (what := foreign.sight(outline)) is not None:
         raise OtherFamily(what=what, families=titles)

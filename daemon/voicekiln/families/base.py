@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     import torch
 
 PLAIN = Recipe("default")
+MAX_ONNX_BYTES = 2**31 - 2**24
+"""What one file can hold, less some room for the graph itself."""
+WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
+"""Of most families; see `Exportable.wanted_db`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +45,8 @@ class Outline:
     """The top-level key under which the tensors lie (`weight`, `model`); None if they are the top level itself."""
     keys: tuple[str, ...]
     """All top-level keys, also those that hold neither tensors nor plain data."""
+    beside: Mapping[str, Any] = field(default_factory=dict)
+    """Companions, parsed, by their file names: plain data; None for one that is there but cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +102,18 @@ class Exportable:
     in_float32: str | None = None
     """Path of the submodule (`dec.m_source`) that stays in float32 in an fp16 file, with all that leads to its output;
     None if there is none."""
+    in_half: str | None = None
+    """Path of the only submodule that is not in float32 in an fp16 file, but for what leads to `in_float32`; None if
+    all of the network is half, empty if nothing is. A network that repeats a step (`nets.loop`) has to name one, within
+    the step."""
     noises: tuple[str, ...] = field(default=())
     """Paths of the `nets.noise.Noise` submodules, in the order in which they draw."""
     replays: Mapping[str, str] = field(default_factory=dict)
     """Path of a submodule that passes its input on unchanged, and the name of the output that carries it. A network
     that predicts f0 and then adds it up as phase multiplies the last digit's difference: the prediction is compared by
     itself, and what follows from it with both sides on the file's prediction."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the person: what the recipe wants and this network does not do."""
 
 
 class Family(Protocol):

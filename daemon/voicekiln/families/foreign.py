@@ -35,8 +35,20 @@ def _says(key: str, *values: str) -> Callable[[Outline], bool]:
     return lambda outline: outline.rest.get(key) in values and _having("enc_p.")(outline)
 
 
-def _clusters(outline: Outline) -> bool:
-    return any(name.endswith("cluster_centers_") for name in (*outline.tensors, *outline.keys))
+def _without_source(outline: Outline) -> bool:
+    """Say whether it is a vocoder that makes its own pitch; one that is told it has a family."""
+    vocoder = outline.tensor_key == "generator" or _having("conv_pre.", "ups.")(outline)
+    return vocoder and not _having("m_source.")(outline)
+
+
+def _without_denoiser(outline: Outline) -> bool:
+    """Say whether it makes mels out of speech features at once; one that cleans them has a family."""
+    return _having("unit_embed.")(outline) and not _having("decoder.denoise_fn.")(outline)
+
+
+def _without_units(outline: Outline) -> bool:
+    """Say whether it cleans mels but hears of no speech features."""
+    return any("denoise_fn." in name for name in outline.tensors) and not _having("unit_embed.")(outline)
 
 
 KINDS = (
@@ -45,29 +57,31 @@ KINDS = (
     _Kind(
         "an RVC voice that was trained with energy (Vietnamese-RVC)", _having("enc_p.emb_phone.", "enc_p.emb_energy.")
     ),
+    _Kind("a voice of so-vits-svc 4.0-v2 (VISinger 2), another network", _having("mel_decoder.", "posterior_encoder.")),
     _Kind(
-        "a so-vits-svc voice",
-        _either(_having("emb_uv."), _having("f0_decoder."), _having("enc_p.f0_emb."), _having("pre.", "enc_p.enc_.")),
+        "a voice of so-vits-svc-fork with the decoder of QuickVC (MS-iSTFT), another network",
+        _either(_having("emb_uv.", "dec.multistream_conv_post."), _having("emb_uv.", "dec.subband_conv_post.")),
     ),
+    _Kind(
+        "a voice of so-vits-svc 3 or a relative of it (FreeVC)",
+        _either(_having("enc_p_."), _having("enc_p.enc.in_layers.")),
+    ),
+    _Kind("a voice of DDSP-SVC", _having("unit2ctrl.")),
     _Kind("a Coqui voice (VITS or YourTTS)", _having("waveform_decoder.", "text_encoder.")),
     _Kind("the speaker encoder of YourTTS", _having("torch_spec.", "layer1.")),
     _Kind("a GPT-SoVITS voice", _either(_having("enc_p.ssl_proj."), _having("enc_p.encoder_ssl."))),
     _Kind("the language model of a GPT-SoVITS voice", _having("model.ar_")),
     _Kind("a text-to-speech voice (VITS)", _either(_having("enc_p.emb.", "dp."), _having("enc_p.bert_proj."))),
-    _Kind(
-        "a shallow diffusion model (so-vits-svc, DDSP-SVC)",
-        _either(_having("decoder.denoise_fn."), _having("unit_embed.")),
-    ),
+    _Kind("a model of Diffusion-SVC without a diffusion in it (its naive first stage)", _without_denoiser),
+    _Kind("a diffusion model of DiffSinger or another relative of so-vits-svc's", _without_units),
     _Kind("the pitch detector RMVPE", _having("unet.", "cnn.")),
     _Kind(
         "a speech encoder (HuBERT or ContentVec), which finds the features that a voice is fed",
         _either(_having("feature_extractor.conv_layers."), _having("hubert.")),
     ),
-    _Kind(
-        "a vocoder (HiFi-GAN) without a voice",
-        _either(lambda outline: outline.tensor_key == "generator", _having("conv_pre.", "ups.")),
-    ),
-    _Kind("a k-means model (cluster centres) for so-vits-svc", _clusters),
+    _Kind("the vocoder PC-NSF-HiFiGAN with its smaller source (mini_nsf)", _having("conv_pre.", "source_conv.")),
+    _Kind("a vocoder of another architecture than NSF-HiFiGAN (Vocos or one like it)", _having("backbone.", "head.")),
+    _Kind("a vocoder (HiFi-GAN or one like it) that is not told the pitch", _without_source),
 )
 
 

@@ -31,8 +31,8 @@ class Folded:
 
 
 @dataclass(frozen=True, slots=True)
-class Stacked:
-    """The weight is several tensors of one shape, each got by a rule of its own, along a new first axis."""
+class Joined:
+    """The weight is several tensors, each got by a rule of its own, one after the other along their first axis."""
 
     each: tuple[Rule, ...]
 
@@ -46,7 +46,7 @@ class Computed:
     arguments: tuple[float, ...]
 
 
-Rule = AsIs | Folded | Stacked | Computed
+Rule = AsIs | Folded | Joined | Computed
 
 
 def rules(names: Iterable[str]) -> dict[str, Rule]:
@@ -81,7 +81,7 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
             if bad := int((~scale.isfinite()).sum()):
                 raise BadNumbers(count=bad, tensor=v)
             return tensors[v].float().mul(scale)
-        case Stacked(each):
-            return torch.stack([read(one, tensors) for one in each])
+        case Joined(each):
+            return torch.cat([read(one, tensors) for one in each])
         case Computed(function, arguments):
             return function(*arguments)
