@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from kiln import Kiln
+from tiny_sovits import write_tiny as write_sovits
 from tiny_voices import write_tiny
 from voicekiln.cli import BAD_CONFIG, NOT_DONE, OK, main
 from voicekiln.folders.owner import MARKER, Marker
@@ -262,6 +263,18 @@ def test_a_configuration_that_is_not_there_is_one_sentence(tmp_path: Path, capsy
     path.write_text("a: [")
     assert main(["status", "--config", str(path)]) == BAD_CONFIG
     assert capsys.readouterr().err.count(str(path)) == 1
+
+
+def test_inspect_looks_beside_the_file_that_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where both are links into some cache, in which they have other names."""
+    cache, names = tmp_path / "cache", tmp_path / "names"
+    for folder in (cache, names):
+        folder.mkdir()
+    write_sovits(cache / "1").with_name("config.json").rename(cache / "2")
+    for name, of in (("G_1000.pth", "1"), ("config.json", "2"), ("G_1000.json", "nowhere")):
+        (names / name).symlink_to(cache / of)
+    assert main(["inspect", "--json", str(names / "G_1000.pth")]) == OK
+    assert json.loads(capsys.readouterr().out)["model"]["companions"] == ["config.json"]
 
 
 def test_without_a_ledger_there_is_nothing_to_tell(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,8 +11,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -139,14 +138,6 @@ def state_of(kiln: Kiln) -> dict[str, Any]:
     folders = sorted(str(path.relative_to(kiln.outbox)) for path in kiln.outbox.rglob("*/"))
     outbox = {"results": kiln.results(), "boards": boards, "folders": folders}
     return outbox | {"made from": shas, "rows": rows, "files": files, "left": left}
-
-
-@pytest.fixture(scope="module")
-def quick_disk() -> Iterator[Path]:
-    """A disk in memory, where there is one: a story commits a hundred times, and is told hundreds of times."""
-    memory = Path("/dev/shm")  # noqa: S108 - only where to make a folder of one's own
-    with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")

@@ -195,10 +195,10 @@ class LfsPointer(Refusal):
 
 
 class Safetensors(Refusal):
-    """A safetensors file under a .pth name."""
+    """A safetensors file under another name."""
 
     code = "safetensors"
-    message = "This is a safetensors file that was given the ending .pth; voicekiln reads PyTorch checkpoints."
+    message = "This is a safetensors file that was given another ending; voicekiln reads PyTorch checkpoints."
     hint = "Get the original .pth of the voice, the one that its training tool wrote."
 
 

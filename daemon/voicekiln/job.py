@@ -10,6 +10,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, Self, get_args
@@ -69,6 +70,8 @@ class FileStamp:
     mtime_ns: int
     ctime_ns: int
     """Evidence of change only, never an age: sync tools restore the other time stamp."""
+    beside: str = ""
+    """Of a voice's companions together (see `folders.beside`); empty where it has none, and for all other files."""
 
     @classmethod
     def of(cls, st: os.stat_result) -> Self:
@@ -136,6 +139,8 @@ class Job:
     sha256: str
     """Of the source."""
     recipe: Recipe
+    beside: Mapping[str, Path | None] = field(default_factory=dict)
+    """Where the copies of the companions lie, by their names; None for one that could not be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,6 +252,11 @@ class Conversion:
     picture: str = ""
     """Of the verification of the least faithful file: what `PICTURE` says; empty where there was none."""
     data: tuple[DataFile, ...] = ()
+
+    @property
+    def looked_beside(self) -> bool:
+        """Whether the family looks for companions: where it does not, they cannot change what it makes."""
+        return "companions" in self.model
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Self:

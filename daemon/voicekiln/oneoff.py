@@ -1,8 +1,8 @@
 """No folders to watch: what commands such as `convert`, `inspect` and `verify` ask of a worker.
 
-The same steps as the daemon's, one after the other: the source is copied and hashed, a worker does the work in its
-own process, and the result is written beside its final name and renamed. There is no ledger; a file in the way that
-is not a voicekiln result is never overwritten.
+The same steps as the daemon's, one after the other: the source and its companions are copied and hashed, a worker does
+the work in its own process, and the result is written beside its final name and renamed. There is no ledger; a file in
+the way that is not a voicekiln result is never overwritten.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ from typing import Any, Literal, Self
 
 from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
+from voicekiln.folders.beside import Neighbours, may_be_companion
 from voicekiln.folders.files import open_folder, open_plain
 from voicekiln.folders.inbox import kind_of, stamp_of
 from voicekiln.folders.names import output_base, temp_name
 from voicekiln.folders.outbox import Delivery, Rights, publish
-from voicekiln.folders.spool import Spooled, take
+from voicekiln.folders.spool import Spooled, copies_beside, keep_beside, read_beside, take
 from voicekiln.folders.voices import Published
 from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Speech, Stage, staged_files
 from voicekiln.settings import Settings
@@ -94,11 +95,13 @@ class Desk:
             staging = Path(folder, "staging")
             staging.mkdir()
             spooled, source = self._take(path, Path(folder))
-            job = Job(_JOB, source, staging, spooled.sha256, recipe)
+            beside = _companions(path, source)
+            job = Job(_JOB, source, staging, spooled.sha256, recipe, copies_beside(source, beside))
             ending = self._ask(Convert(job, HERE.cores()), entered)
             if not isinstance(ending, Converted):
                 raise NotDoneError("the worker answered something else")
-            origin = sidecar.Origin(PurePosixPath(path.name), spooled.sha256, spooled.bytes, time.time())
+            whole = PurePosixPath(path.name), spooled.sha256, spooled.bytes
+            origin = sidecar.Origin(*whole, time.time(), beside=beside)
             sources = staged_files(ending.conversion, staging)
             base = PurePosixPath(output_base(path.name))
             pieces = sidecar.result(origin, ending.conversion, recipe, base, sources, time.time())
@@ -109,7 +112,8 @@ class Desk:
         """Say what a file is. Raises as `convert` does."""
         with self._room() as folder:
             _, source = self._take(path, Path(folder))
-            return self._look(Inspect(_JOB, source))
+            beside = copies_beside(source, _companions(path, source))
+            return self._look(Inspect(_JOB, source, beside))
 
     def sample(self, target: Path) -> None:
         """Write a voice with random weights. Raises as `convert` does."""
@@ -228,3 +232,19 @@ class Desk:
                     case _:
                         pass
             self._wake.wait(max(0.0, min(self._worker.next_due(time.monotonic()) - time.monotonic(), 1.0)))
+
+
+def _companions(path: Path, copy: Path) -> dict[str, str | None]:
+    """Copy what belongs to the file `path` and lies beside it to where `copy` lies; return the sha256 of each by name.
+
+    The person who gave the file may use links as he likes.
+    """
+    around = path.absolute().parent
+    texts: dict[str, bytes | None] = {}
+    names = (entry.name for entry in around.iterdir() if may_be_companion(entry.name))
+    for name in Neighbours(names).of(path.name):
+        if (around / name).is_file():
+            real = (around / name).resolve()
+            for _, text in read_beside(real.parent, PurePosixPath(), [real.name]).values():
+                texts[name] = text
+    return keep_beside(copy, texts)

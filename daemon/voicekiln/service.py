@@ -21,6 +21,7 @@ from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
 from voicekiln.supervisor.adoption import Adoption
 from voicekiln.supervisor.attendants import Attendant, Overheard
+from voicekiln.supervisor.bundles import Bundles
 from voicekiln.supervisor.common import TROUBLE, Common, Now
 from voicekiln.supervisor.delivery import Post
 from voicekiln.supervisor.dispatch import Dispatch
@@ -77,6 +78,7 @@ class Service:
         self.intake = Intake(common, workers=len(keepers))
         self.dispatch = Dispatch(common, keepers, machine)
         self.post = Post(common, ownership)
+        self.bundles = Bundles(common, ownership)
         self.sweeper = Sweeper(common, ownership)
         self.noticeboard = Noticeboard(common, ownership, self.moment, common.hands, outside=False)
         self.outer_noticeboard = Noticeboard(common, ownership, self.moment, aside, outside=True)
@@ -122,6 +124,8 @@ class Service:
             self.post.step()
             self._clear_litter()
         due = [self.intake.due()]
+        if self.ownership.sure:
+            due.append(self.bundles.step())
         if self.intake.knows and self.ownership.sure:
             self.sweeper.step()
             due.append(self.sweeper.due())

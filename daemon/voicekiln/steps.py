@@ -32,7 +32,7 @@ class Step(StrEnum):
     SIDECAR_RENAMED = "sidecar or refusal under its final name"
     PUBLISHED = "publication in the ledger"
     SPOOL_CLEARED = "spool and staging cleared"
-    BOARD_RENAMED = "status page or its JSON under its final name"
+    BOARD_RENAMED = "status page, its JSON or a bundle under its final name"
     BOARD_REMOVED = "the same removed from where it shall not be any more"
     FILE_SWEPT = "a result or a source swept, ledger not written"
     LITTER_REMOVED = "a temporary file of a killed daemon removed"

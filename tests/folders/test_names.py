@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import unicodedata
+from itertools import islice
 from pathlib import PurePosixPath
 
 import pytest
@@ -16,6 +17,7 @@ from voicekiln.folders.names import (
     Folder,
     Ignored,
     Voice,
+    bases,
     fold,
     folders_below,
     folds,
@@ -25,6 +27,7 @@ from voicekiln.folders.names import (
     output_base,
     reserved,
     shown,
+    stem_of,
     temp_name,
     temp_token,
 )
@@ -46,8 +49,8 @@ stems = st.one_of(
 
 @st.composite
 def sources(draw: st.DrawFn) -> str:
-    """Draw any name that a .pth file can have on Linux."""
-    name = draw(stems) + draw(st.sampled_from([".pth", ".PTH", ".pTh"]))
+    """Draw any name that a voice can have on Linux."""
+    name = draw(stems) + draw(st.sampled_from([".pth", ".PTH", ".pTh", ".pt", ".Pt", ".pkl"]))
     assume("/" not in name and "\0" not in name)
     try:
         assume(len(os.fsencode(name)) <= NAME_BYTES)
@@ -77,6 +80,7 @@ def verdict(path: str, *, is_dir: bool = False) -> Voice | Folder | Ignored | Co
         *("G_2333333.pth", "名前.pth", "Zoe\u0308.pth", "a\nb.pth", os.fsdecode(b"\xff\xfe.pth"), "voice (1).pth"),
         *("conflict.pth", "my sync-conflict.pth", "x.sync-conflict-2024.pth", "a (conflicted).pth", "safebackup-1.pth"),
         *("(conflicted copy).pth", "in progress.part.pth", "templates/x.pth", "tmp/x.pth", "recycle/x.pth"),
+        *("model_5000.pt", "Kmeans_10000.PT", "feature_and_index.pkl", "model", "MODEL", "a/Model", "model.pth"),
     ],
 )
 def test_a_pth_file_is_a_voice_whatever_else_its_name_says(name: str) -> None:
@@ -87,7 +91,8 @@ def test_a_pth_file_is_a_voice_whatever_else_its_name_says(name: str) -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        *("voice", "voice.txt", "voice.onnx", "voice.json", "voice.pth.zip", "pth", ".pth", "voice.pt", "config.json"),
+        *("voice", "voice.txt", "voice.onnx", "voice.json", "voice.pth.zip", "pth", ".pth", "config.json"),
+        *("voice.ptx", "pt", ".pt", ".model", "models", "model.json", "model.conflict2", "voice.pt.conflict1"),
         *(".voice.pth", "._voice.pth", "~voice.pth", "voice.pth~", ".DS_Store", "Icon\r", ".apdisk", "Thumbs.db"),
         *("Thumbs.db:encryptable", "thumbs.db.pth", "ehthumbs_vista.db", "Desktop.INI", ".directory", ".nfs0000012f"),
         *(".fuse_hidden000a", ".smbdeleteAAA", "voice.pth:Zone.Identifier", "voice.tmp", "voice.pth.temp"),
@@ -162,6 +167,10 @@ def test_a_folder_may_bear_a_voices_name() -> None:
         ("voice (white space conflict).pth", "Dropbox"),
         ("voice-nas-safeBackup-0001.pth", "the OneDrive client"),
         ("voice.conflict2.pth", "rclone bisync"),
+        ("model_5000.sync-conflict-20240131-235959-ABCDEF7.pt", "Syncthing"),
+        ("kmeans (Case Conflict).PKL", "Dropbox"),
+        ("model.sync-conflict-20240131-235959-ABCDEF7", "Syncthing"),
+        ("Model (Bob's conflicted copy 2024-01-31)", "Dropbox"),
     ],
 )
 def test_a_conflict_copy_is_told_with_the_tool_that_made_it(name: str, tool: str) -> None:
@@ -185,9 +194,23 @@ def test_the_spelling_of_accents_changes_no_verdict(form: str) -> None:
 
 @given(sources())
 def test_what_is_a_voice_has_the_ending(name: str) -> None:
-    """No folding of characters makes another ending into .pth."""
+    """No folding of characters makes another ending into one of ours."""
     is_voice = isinstance(verdict(name), Voice)
-    assert not is_voice or name[-4:].lower() == ".pth"
+    assert not is_voice or name.lower().endswith((".pth", ".pt", ".pkl"))
+
+
+def test_a_stem_is_the_name_without_its_ending() -> None:
+    """Only the last ending goes, in any case, and what has none is its own stem."""
+    stems = {"a.pth": "a", "A.PT": "A", "a.b.Pkl": "a.b", "a.pth.pt": "a.pth", "model": "model", "a.txt": "a.txt"}
+    assert {name: stem_of(name) for name in stems} == stems
+
+
+def test_results_of_one_stem_are_kept_apart() -> None:
+    """`a.pth`, `a.pt` and `a.pkl` want the same names; what the later ones get instead is each one's own."""
+    tried = [[*islice(bases(PurePosixPath(name)), 2)] for name in ("a.pth", "a.pt", "a.pkl")]
+    assert [first for first, _ in tried] == ["a", "a", "a"]
+    assert len({second for _, second in tried}) == 3
+    assert [next(bases(PurePosixPath(name))) for name in ("model", "model.pt")] == ["model", "model"]
 
 
 @pytest.mark.requirement(12)
@@ -196,8 +219,8 @@ def test_what_is_a_voice_has_the_ending(name: str) -> None:
 @example("x" * 251 + ".pth", "x" * 250 + "y.pth")
 @example("x.pth", "X.PTH")
 def test_distinct_sources_have_distinct_results(one: str, other: str) -> None:
-    """Two sources share a result's name only where the sources themselves would be one file on some system."""
-    assume(fold(one) != fold(other))
+    """Two sources share a result's name only where, but for their endings, they would be one file on some system."""
+    assume(fold(stem_of(one) + ".pth") != fold(stem_of(other) + ".pth"))
     assert fold(output_base(one) + ".onnx") != fold(output_base(other) + ".onnx")
 
 
@@ -213,7 +236,7 @@ def test_every_name_of_ours_fits(source: str, name_max: int) -> None:
 @given(sources())
 def test_a_short_stem_is_kept_as_it_is(source: str) -> None:
     """Only what would not fit is shortened, at a character's border."""
-    base, stem = output_base(source), source[:-4]
+    base, stem = output_base(source), source.rpartition(".")[0]
     if len(os.fsencode(stem)) <= NAME_BYTES - len(".w-okada.fp16.onnx"):
         assert base == stem
     else:

@@ -11,6 +11,8 @@ import pytest
 
 import voicekiln
 from endings import converted
+from voicekiln import words
+from voicekiln.errors import Contradiction
 from voicekiln.folders import sidecar
 from voicekiln.folders.outbox import Piece
 from voicekiln.job import Conversion, DataFile, Job, OnnxFile, Part, Precision, Recipe, staged, staged_files
@@ -60,6 +62,25 @@ def test_extra_parts_never_take_the_plain_name(tmp_path: Path, moevs: bool) -> N
     theirs = [f"{own}/G_1000_SoVits.onnx", f"{own}.json"]
     theirs += [f"{own}-fp16/G_1000-fp16_SoVits.onnx", f"{own}-fp16.json"]
     assert found == (theirs if moevs else ["anna/G_1000.onnx", "anna/G_1000.fp16.onnx"]) + extra
+
+
+def test_what_lay_beside_the_source_is_told_and_read_back(tmp_path: Path) -> None:
+    """With its hashes, in a refusal as well; what is not written so is believed by nobody."""
+    beside = {"config.json": "ab" * 32, "G_1000.yaml": None}
+    origin = sidecar.Origin(PurePosixPath("anna/G_1000.pth"), "5f" * 32, 55, 1e9, "ledger", beside)
+    made, recipe = conversion(tmp_path, ("so-vits-svc",)), Recipe("default")
+    text = sidecar.result(origin, made, recipe, BASE, staged_files(made, Path("staging")), 1e9)[-1].text
+    body = json.loads(text)
+    jsonschema.validate(body, SCHEMA)
+    told = sidecar.read(text)
+    assert told is not None
+    assert told.beside == beside == body["source"]["beside"]
+    refused = sidecar.refusal(origin, Contradiction(what="it is odd"), BASE, 1e9, words.of("en"))
+    schema = json.loads(Path(sidecar.__file__).with_name("refusal.schema.json").read_text())
+    jsonschema.validate(json.loads(refused.text), schema)
+    for forged in ({"config.json": "../x"}, {"config.json": 3}, ["config.json"], "x", {"a\nb": None}):
+        changed = body | {"source": body["source"] | {"beside": forged}}
+        assert sidecar.read(json.dumps(changed).encode()) is None
 
 
 def test_what_is_told_is_read_back_and_as_the_schema_says(tmp_path: Path) -> None:

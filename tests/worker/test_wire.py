@@ -41,7 +41,8 @@ from voicekiln.worker.wire import (
 
 def job(tmp_path: Path) -> Job:
     """Return a job with every field set."""
-    return Job("j1", tmp_path / "v\udcff.pth", tmp_path, "0" * 64, Recipe("both", ("fp32", "fp16"), 18))
+    beside = {"v\udcff\n.json": tmp_path / "j1.0.beside", "config.json": None}
+    return Job("j1", tmp_path / "v\udcff.pth", tmp_path, "0" * 64, Recipe("both", ("fp32", "fp16"), 18), beside)
 
 
 @cache
@@ -56,6 +57,7 @@ def test_requests_come_out_as_they_went_in(tmp_path: Path) -> None:
     requests: list[Request] = [
         Convert(job(tmp_path), threads=3),
         Inspect("i", tmp_path / "v\udcff.pth"),
+        Inspect("i", tmp_path / "v.pth", {"\udcff.yaml": tmp_path / "\udcff", "config.json": None}),
         Sample("s", tmp_path / "x"),
         Judge("j", tmp_path / "v\udcff.onnx", tmp_path / "v.pth", long=True),
         Listen("l", Speech(tmp_path / "m", tmp_path / "f", None, tmp_path / "o", 1, 2, None, 40_000)),

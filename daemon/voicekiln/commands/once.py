@@ -46,7 +46,7 @@ def add(commands: Commands) -> None:
         example="voicekiln inspect voice.pth",
         config=FOR_LIMITS,
     )
-    inspect.add_argument("file", type=Path, metavar="FILE", help="a voice (.pth)")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a voice (.pth), or what belongs to one (.pt, .pkl)")
     inspect.add_argument("--json", action="store_true", help="for programs")
 
     convert = commands.add(
@@ -57,7 +57,9 @@ def add(commands: Commands) -> None:
         example="voicekiln convert voice.pth\nvoicekiln convert *.pth --out results --precision fp16",
         config=FOR_RECIPES,
     )
-    convert.add_argument("files", type=Path, nargs="+", metavar="FILE", help="voices (.pth)")
+    convert.add_argument(
+        "files", type=Path, nargs="+", metavar="FILE", help="voices (.pth), or what belongs to them (.pt, .pkl)"
+    )
     convert.add_argument("--out", type=Path, metavar="DIR", help="where the results go (default: beside each file)")
     convert.add_argument("--recipe", metavar="NAME", help="a recipe of the configuration (default: default)")
     convert.add_argument(

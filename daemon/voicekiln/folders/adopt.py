@@ -73,7 +73,8 @@ def _read(outbox: Path, folder: int, path: PurePosixPath, name_max: int) -> Foun
         if str(one.path) not in reserved(base.name) or _size(outbox, folder, known.path, path.parent) != one.bytes:
             return None
         files.append(known)
-    return Found(told.relpath, base, tuple(files), told.sha256, told.recipe, Converted(told.conversion))
+    ending = Converted(told.conversion)
+    return Found(told.relpath, base, tuple(files), told.sha256, told.recipe, ending, told.beside)
 
 
 def _refusal(path: PurePosixPath, text: bytes, name_max: int) -> Found | None:

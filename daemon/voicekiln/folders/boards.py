@@ -1,4 +1,4 @@
-"""A file that the daemon writes anew again and again: the status page and its JSON.
+"""A file that the daemon writes anew again and again: the status page and its JSON, and bundles.
 
 It is written under a hidden name, flushed, and renamed over the older one, so that a reader sees one or the other. The
 folder is not flushed: after a power failure the older one will do. Somebody's file of that name is never written over.

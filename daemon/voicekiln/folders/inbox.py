@@ -13,12 +13,13 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import ShareAwayError
+from voicekiln.folders.beside import Neighbours, digest, may_be_companion
 from voicekiln.folders.names import Conflict, Folder, Ignored, Voice, fold, is_sync_marker, judge_name
 from voicekiln.job import FileStamp
 
@@ -34,7 +35,9 @@ class Snapshot:
     """What one scan saw; paths are relative to the root, in the order of their names, the same in every scan."""
 
     files: dict[PurePosixPath, FileStamp] = field(default_factory=dict)
-    """The voices."""
+    """The voices, with what lies beside them in their stamps."""
+    beside: dict[PurePosixPath, tuple[str, ...]] = field(default_factory=dict)
+    """Of voices that have companions, the names of those."""
     conflicts: dict[PurePosixPath, str] = field(default_factory=dict)
     """Conflict copies, with the tool that made them."""
     odd: dict[PurePosixPath, str] = field(default_factory=dict)
@@ -90,7 +93,9 @@ def scan(root: Path, *, inodes: bool = True, conflicts_are_voices: bool = False)
             look.folder(fd, PurePosixPath(), None)
     except OSError as error:
         raise ShareAwayError(f"the folder cannot be read: {_reason(error)}") from error
-    return Snapshot(look.files, look.conflicts, look.odd, look.unreadable, tuple(look.markers), look.folders)
+    return Snapshot(
+        look.files, look.beside, look.conflicts, look.odd, look.unreadable, tuple(look.markers), look.folders
+    )
 
 
 def recipe_of(relpath: PurePosixPath, recipe_names: Collection[str], default: str) -> str:
@@ -123,6 +128,7 @@ class _Look:
         self.inodes = inodes
         self.conflicts_are_voices = conflicts_are_voices
         self.files: dict[PurePosixPath, FileStamp] = {}
+        self.beside: dict[PurePosixPath, tuple[str, ...]] = {}
         self.conflicts: dict[PurePosixPath, str] = {}
         self.odd: dict[PurePosixPath, str] = {}
         self.unreadable: dict[PurePosixPath, str] = {}
@@ -138,14 +144,17 @@ class _Look:
         with os.scandir(fd) as listing:
             entries = sorted(listing, key=lambda entry: entry.name)
         self.folders += 1
+        around = _Around(entries, inodes=self.inodes)
         for entry in entries:
             try:
-                self._entry(fd, relpath / entry.name, entry, conflict)
+                self._entry(fd, relpath / entry.name, entry, around, conflict)
             except OSError as error:
                 if error.errno not in _GONE:
                     self.unreadable[relpath / entry.name] = _reason(error)
 
-    def _entry(self, fd: int, relpath: PurePosixPath, entry: os.DirEntry[str], conflict: Conflict | None) -> None:
+    def _entry(
+        self, fd: int, relpath: PurePosixPath, entry: os.DirEntry[str], around: _Around, conflict: Conflict | None
+    ) -> None:
         is_dir = entry.is_dir(follow_symlinks=False)
         if is_sync_marker(entry.name, is_dir=is_dir):
             self.markers.append(relpath)
@@ -155,9 +164,9 @@ class _Look:
             case Conflict() as new if is_dir:
                 self._descend(fd, relpath, new)
             case Voice():
-                self._file(relpath, entry, conflict)
+                self._file(relpath, entry, around, conflict)
             case Conflict() as new:
-                self._file(relpath, entry, new)
+                self._file(relpath, entry, around, new)
             case Ignored():
                 pass
 
@@ -168,7 +177,9 @@ class _Look:
         with _opened(relpath.name, fd) as below:
             self.folder(below, relpath, conflict)
 
-    def _file(self, relpath: PurePosixPath, entry: os.DirEntry[str], conflict: Conflict | None) -> None:
+    def _file(
+        self, relpath: PurePosixPath, entry: os.DirEntry[str], around: _Around, conflict: Conflict | None
+    ) -> None:
         st = entry.stat(follow_symlinks=False)
         kind = kind_of(st.st_mode)
         if kind is not None:
@@ -176,4 +187,39 @@ class _Look:
         elif conflict is not None and not self.conflicts_are_voices:
             self.conflicts[relpath] = conflict.tool
         else:
-            self.files[relpath] = stamp_of(st, inodes=self.inodes)
+            names, beside = around.companions(entry.name)
+            self.files[relpath] = replace(stamp_of(st, inodes=self.inodes), beside=beside)
+            if names:
+                self.beside[relpath] = names
+
+
+class _Around:
+    """What lies in one folder beside its voices. Each file is looked at once, for however many voices."""
+
+    def __init__(self, entries: Iterable[os.DirEntry[str]], *, inodes: bool) -> None:
+        self._entries = {entry.name: entry for entry in entries if may_be_companion(entry.name)}
+        self._inodes = inodes
+        self._neighbours = Neighbours(self._entries)
+        self._known: dict[tuple[str, ...], tuple[tuple[str, ...], str]] = {(): ((), "")}
+
+    def companions(self, voice: str) -> tuple[tuple[str, ...], str]:
+        """Return the names of a voice's companions, and what becomes part of its stamp.
+
+        Raises:
+            OSError: if one of them is there and cannot be looked at.
+        """
+        names = self._neighbours.of(voice)
+        if names not in self._known:
+            stamps = {name: stamp for name in names if (stamp := self._stamp(self._entries[name])) is not None}
+            self._known[names] = tuple(stamps), digest(stamps)
+        return self._known[names]
+
+    def _stamp(self, entry: os.DirEntry[str]) -> FileStamp | None:
+        """Return the stamp of a plain file; None for anything else, and for what is not there any more."""
+        try:
+            st = entry.stat(follow_symlinks=False)
+        except OSError as error:
+            if error.errno in _GONE:
+                return None
+            raise
+        return stamp_of(st, inodes=self._inodes) if kind_of(st.st_mode) is None else None

@@ -10,12 +10,15 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from heapq import merge
+from itertools import islice
 from pathlib import Path, PurePosixPath
+from types import MappingProxyType
 
+from voicekiln.folders.bundle import Member, Role, role_of
 from voicekiln.folders.database import Database, Row
 from voicekiln.folders.rows import file_in, known_in, path_of, stamp_in, text_of, voice_in
 from voicekiln.folders.tables import TURN, WAITING
@@ -33,7 +36,10 @@ from voicekiln.folders.voices import (
     Published,
     State,
     Voice,
+    alone,
     ending_json,
+    ignores_beside,
+    read_ending,
 )
 from voicekiln.job import NOT_READ, Converted, FileStamp, Recipe, Refused
 
@@ -120,15 +126,20 @@ class Ledger(Database):
         return [(r["published"], file_in(r)) for r in rows]
 
     def twin(self, voice: Voice) -> Voice | None:
-        """Return another voice at rest with the same key, so that its ending is this one's too."""
-        row = self._ask_one(
-            "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1",
-            (voice.key, voice.id, *AT_REST),
-        )
-        return None if row is None else voice_in(row)
+        """Return another voice at rest with the same key, so that its ending is this one's too.
+
+        Or one of the same content whose family does not look for companions, be they what they may.
+        """
+        sql = "SELECT * FROM voices WHERE key = ? AND id != ? AND state IN (?, ?) AND ending IS NOT NULL LIMIT 1"
+        for key in dict.fromkeys((voice.key, alone(voice.key or ""))):
+            if (row := self._ask_one(sql, (key, voice.id, *AT_REST))) is not None:
+                twin = voice_in(row)
+                if key == voice.key or ignores_beside(twin.ending):
+                    return twin
+        return None
 
     def keys_in_work(self) -> set[str]:
-        """Return the keys whose ending is near, so that copies of the same content wait for it.
+        """Return the keys (`alone`) whose ending is near, so that copies of the same content wait for it.
 
         They do not wait for a publication that is stuck.
         """
@@ -136,7 +147,7 @@ class Ledger(Database):
             "SELECT DISTINCT key FROM voices WHERE state IN (?, ?, ?) AND reason = '' AND key IS NOT NULL",
             IN_WORK,
         )
-        return {row["key"] for row in rows}
+        return {alone(row["key"]) for row in rows}
 
     def jobs(self) -> set[str]:
         """Return the jobs to which a spooled copy or a staging folder may belong."""
@@ -204,7 +215,7 @@ class Ledger(Database):
 
     def _item(self, of: Class, row: Row) -> Item:
         if of == "sources":
-            stamp = stamp_in(row["stamp"])
+            stamp = replace(stamp_in(row["stamp"]), beside="")  # they stay: they may belong to others
             files = [Published(path_of(row["relpath"]), "source", row["sha256"], stamp.size, stamp)]
         else:
             known = self.files(row["voice"])
@@ -227,6 +238,35 @@ class Ledger(Database):
         sql = f"SELECT id FROM voices WHERE source != 'there' AND {_in(AT_REST)} AND id > ? ORDER BY id LIMIT ?"  # noqa: S608 - question marks only
         rows = self._ask(sql, (*AT_REST, after, most))
         return [Left(row["id"], tuple(file for _, file in self.files(row["id"]))) for row in rows]
+
+    # --- bundles -------------------------------------------------------------------------------------------------
+
+    def unbundled(self, wanted: Callable[[PurePosixPath], bool], most: int) -> dict[PurePosixPath, int]:
+        """Return folders in which parts have changed since `bundled`, the longest known first, each with its turn.
+
+        Those are left out that are not `wanted`, which must not use the ledger.
+        """
+        with closing(self._each("SELECT turn, folder FROM unbundled ORDER BY turn")) as rows:
+            folders = ((path_of(row["folder"]), int(row["turn"])) for row in rows)
+            return dict(islice((found for found in folders if wanted(found[0])), most))
+
+    def members(self, folder: PurePosixPath, role: Role, most: int) -> list[Member]:
+        """Return the published results in a folder that are this in a bundle.
+
+        Of names that end in a number, the one with the highest comes first: the longest, and of these the last.
+        """
+        rows = self._ask(
+            "SELECT files.*, parts.ending FROM parts JOIN files USING (path) WHERE folder = ? AND role = ? "
+            "ORDER BY length(path) DESC, path DESC LIMIT ?",
+            (os.fsencode(folder), role, most),
+        )
+        found = [(file_in(row), read_ending(row["ending"])) for row in rows]
+        return [Member(role, file, ending.conversion) for file, ending in found if isinstance(ending, Converted)]
+
+    def bundled(self, turns: Iterable[int]) -> None:
+        """Note that the bundles of these folders are as they should be, unless something has changed meanwhile."""
+        with self.together():
+            self._db.executemany("DELETE FROM unbundled WHERE turn = ?", [(turn,) for turn in turns])
 
     # --- writing, in the order of a voice's way -----------------------------------------------------------------
 
@@ -252,17 +292,27 @@ class Ledger(Database):
         with self.together():
             self._db.executemany("UPDATE voices SET next_try = NULL WHERE id = ?", [(voice,) for voice in voices])
 
-    def spooled(self, voice: int, stamp: FileStamp, sha256: str, recipe: Recipe, key: str, job: str) -> None:  # noqa: PLR0913, PLR0917 - what a copy is known by
+    def spooled(  # noqa: PLR0913, PLR0917 - what a copy is known by
+        self,
+        voice: int,
+        stamp: FileStamp,
+        sha256: str,
+        recipe: Recipe,
+        key: str,
+        job: str,
+        beside: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
         """Note that the copy of this content lies in the spool under `job`; attempts start anew with new content."""
         with self.together():
             self._db.execute(
-                "UPDATE voices SET stamp = ?, sha256 = ?, taken = ?, job = ?, state = ?, reason = '', next_try = NULL, "
-                "attempts = CASE WHEN key IS ? THEN attempts ELSE 0 END, "
+                "UPDATE voices SET stamp = ?, sha256 = ?, beside = ?, taken = ?, job = ?, state = ?, reason = '', "
+                "next_try = NULL, attempts = CASE WHEN key IS ? THEN attempts ELSE 0 END, "
                 "deaths = CASE WHEN key IS ? THEN deaths ELSE 0 END, "
                 "ending = CASE WHEN key IS ? THEN ending ELSE NULL END, key = ? WHERE id = ?",
                 (
                     text_of(stamp),
                     sha256,
+                    json.dumps(dict(beside)) if beside else None,
                     json.dumps(asdict(recipe)),
                     job,
                     State.QUEUED,
@@ -323,7 +373,11 @@ class Ledger(Database):
         state = State.CONVERTED if isinstance(ending, Converted) else State.REFUSING
         changes: dict[str, object] = {"state": state, "ending": ending_json(ending), "reason": "", "next_try": None}
         changes["took_ms"] = _took_ms(ending)
-        self._set(voice, **(changes if of_content else changes | {"key": None}))
+        with self.together():
+            row = self.by_id(voice) if ignores_beside(ending) else None
+            if row is not None and row.key is not None:
+                changes["key"] = alone(row.key)
+            self._set(voice, **(changes if of_content else changes | {"key": None}))
 
     def claim_base(self, voice: int, base: PurePosixPath, folds: Iterable[str]) -> bool:
         """Reserve an output path and the folded names that come with it for this voice; False if one is taken."""
@@ -335,14 +389,14 @@ class Ledger(Database):
             self._name(voice, base, wanted)
         return True
 
-    def published(self, voice: int, files: Iterable[Published], gone: Iterable[PurePosixPath], at: float) -> None:
+    def published(self, voice: int, files: Sequence[Published], gone: Iterable[PurePosixPath], at: float) -> None:
         """Note that the ending lies in the outbox; `gone` are files of ours that it replaced."""
         with self.together():
             self._forget_files(gone)
             self._keep_files(voice, files)
             self._rest(voice, at)
 
-    def also_published(self, voice: int, files: Iterable[Published]) -> None:
+    def also_published(self, voice: int, files: Sequence[Published]) -> None:
         """Note files that were published while the ending itself still waits."""
         with self.together():
             self._keep_files(voice, files)
@@ -352,6 +406,17 @@ class Ledger(Database):
         with self.together():
             self._db.execute("UPDATE voices SET stamp = ? WHERE id = ?", (text_of(stamp), voice))
             self._rest(voice, at)
+
+    def heed(self, voice: int, stamp: FileStamp) -> bool:
+        """Note that only companions of a voice have changed; False if its ending may change with them."""
+        made = "json_type(ending, '$.converted.model')"
+        looked = "json_type(ending, '$.converted.model.companions')"
+        with self.together():
+            done = self._db.execute(
+                f"UPDATE voices SET stamp = ? WHERE id = ? AND state = ? AND {made} = 'object' AND {looked} IS NULL",  # noqa: S608 - ours
+                (text_of(stamp), voice, State.DONE),
+            )
+            return done.rowcount == 1
 
     def start_over(self, voice: int, *, counts: bool = False) -> None:
         """Note that what was made of a voice is lost, so that the source has to be taken again.
@@ -496,7 +561,7 @@ class Ledger(Database):
         )
         self._drop_if_spent(voice)
 
-    def _keep_files(self, voice: int, files: Iterable[Published]) -> None:
+    def _keep_files(self, voice: int, files: Sequence[Published]) -> None:
         self._db.executemany(
             "INSERT INTO files VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT (path) DO UPDATE SET "  # seen by triggers
             "voice = excluded.voice, kind = excluded.kind, sha256 = excluded.sha256, bytes = excluded.bytes, "
@@ -506,6 +571,18 @@ class Ledger(Database):
                 for f in files
             ],
         )
+        for file in files:
+            self._keep_part(voice, file)
+
+    def _keep_part(self, voice: int, file: Published) -> None:
+        """Keep with a sidecar what a bundle tells of its files, which stay when the source is judged anew."""
+        if file.kind != "sidecar":
+            return
+        path, row = os.fsencode(file.path), self.by_id(voice)
+        self._db.execute("DELETE FROM parts WHERE path = ?", (path,))
+        if row is not None and isinstance(row.ending, Converted) and (role := role_of(row.ending.conversion)):
+            values = (path, os.fsencode(file.path.parent), role, ending_json(row.ending))
+            self._db.execute("INSERT INTO parts VALUES (?, ?, ?, ?)", values)
 
     def _forget_files(self, paths: Iterable[PurePosixPath]) -> None:
         self._db.executemany("DELETE FROM files WHERE path = ?", [(os.fsencode(path),) for path in paths])

@@ -1,9 +1,9 @@
 """Which names are voices, and what our own files beside them are called.
 
-Only `.pth` files are voices; what else lies on a share - junk of operating systems, files that other programs are
-still writing, copies that sync tools make of a quarrel - is told from its name alone, before anything is opened.
-Names are compared as NFC and casefolded; they may hold any bytes (surrogateescape). Results keep the stem of the
-source, shortened only where the file system could not hold them.
+Only `.pth`, `.pt` and `.pkl` files are voices, and a file called `model`; what else lies on a share - junk of operating
+systems, files that other programs are still writing, copies that sync tools make of a quarrel - is told from its name
+alone, before anything is opened. Names are compared as NFC and casefolded; they may hold any bytes (surrogateescape).
+Results keep the stem of the source, shortened only where the file system could not hold them.
 
 Accepted: a conflict copy in the words of another language than English is taken for a voice, and a voice that is
 really called "(case conflict)" is not; the second can be put right with a setting, the first is a voice anyway.
@@ -24,7 +24,9 @@ from pathlib import PurePosixPath
 from voicekiln.errors import plain
 from voicekiln.job import DATA, EXTRAS, INTERFACES
 
-ENDING = ".pth"
+ENDINGS = (".pth", ".pt", ".pkl")
+BARE = "model"
+"""The whole name of what NSF-HiFiGAN comes as."""
 NAME_MAX = 255
 """Bytes that a file name may have on most file systems; some encrypted ones hold fewer."""
 
@@ -91,8 +93,9 @@ _BRACKETED: tuple[tuple[str, str], ...] = (
     ("Dropbox", r" ?\((?:case|unicode(?: encoding)?|white ?space) conflict(?: \d+)?\)"),
 )
 _CONFLICT_FOLDER = [(tool, re.compile(f".*{rest}", re.DOTALL)) for tool, rest in _BRACKETED]
+_WITH_ENDING = rf"(?:{'|'.join(map(re.escape, ENDINGS))})"
 _CONFLICT_FILE = [
-    (tool, re.compile(rf".*{rest}\.pth", re.DOTALL))
+    (tool, re.compile(rf".*{rest}{_WITH_ENDING}|{BARE}{rest}", re.DOTALL))
     for tool, rest in (
         ("Syncthing", r"\.sync-conflict-\d{8}-\d{6}(?:-[a-z0-9]{7})?"),
         *_BRACKETED,
@@ -101,7 +104,7 @@ _CONFLICT_FILE = [
         ("rclone bisync", r"\.conflict\d+"),
     )
 ]
-_RCLONE_CONFLICT = re.compile(r".*\.pth\.conflict\d+", re.DOTALL)
+_RCLONE_CONFLICT = re.compile(rf"(?:.*{_WITH_ENDING}|{BARE})\.conflict\d+", re.DOTALL)
 
 
 def judge_name(name: str, *, is_dir: bool) -> Verdict:
@@ -125,9 +128,9 @@ def _judge_file(key: str) -> Verdict:
         return Ignored("a file that belongs to an operating system or a storage device")
     if _RCLONE_CONFLICT.fullmatch(key):
         return Ignored("a conflict copy that rclone bisync made")
-    if not key.endswith(ENDING):
-        return Ignored("no .pth file")
-    return next((Conflict(tool) for tool, form in _CONFLICT_FILE if form.fullmatch(key)), Voice())
+    if (tool := next((tool for tool, form in _CONFLICT_FILE if form.fullmatch(key)), None)) is not None:
+        return Conflict(tool)
+    return Voice() if key.endswith(ENDINGS) or key == BARE else Ignored("no .pth, .pt or .pkl file")
 
 
 def is_sync_marker(name: str, *, is_dir: bool) -> bool:
@@ -216,14 +219,21 @@ WAS_LONGEST = len(".error.json")
 """The same before there were several faces."""
 
 
+def stem_of(source_name: str) -> str:
+    """Return the name of a voice without its ending."""
+    for ending in ENDINGS:
+        if source_name[-len(ending) :].lower() == ending:
+            return source_name[: -len(ending)]
+    return source_name
+
+
 def output_base(source_name: str, name_max: int = NAME_MAX) -> str:
     """Return the stem under which the results of the voice `source_name` (a bare name) are published.
 
     It is the source's own stem; if that is too long for the endings of results, its beginning, "~" and six
     hexadecimal digits of the whole name's hash. `name_max` is what the outbox's file system holds, in bytes.
     """
-    stem = source_name[: -len(ENDING)] if source_name[-len(ENDING) :].lower() == ENDING else source_name
-    return _shortened(stem, name_max - LONGEST, source_name)
+    return _shortened(stem_of(source_name), name_max - LONGEST, source_name)
 
 
 def bases(relpath: PurePosixPath, name_max: int = NAME_MAX) -> Iterator[str]:
@@ -235,7 +245,7 @@ def bases(relpath: PurePosixPath, name_max: int = NAME_MAX) -> Iterator[str]:
     yield first
     for number in count(1):
         mark = hashlib.sha256(os.fsencode(relpath) + b"\0%d" % number).hexdigest()[:6]
-        yield output_base(f"{first}~{mark}{ENDING}", name_max)
+        yield output_base(f"{first}~{mark}{ENDINGS[0]}", name_max)
 
 
 def reserved(base: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import astuple
 from pathlib import PurePosixPath
 
 from voicekiln.folders.database import Row, decoded
-from voicekiln.folders.voices import Known, Published, State, Voice, read_ending, read_recipe
+from voicekiln.folders.voices import Known, Published, State, Voice, read_beside, read_ending, read_recipe
 from voicekiln.job import FileStamp
 
 
@@ -18,8 +18,8 @@ def path_of(raw: bytes) -> PurePosixPath:
 
 
 def text_of(stamp: FileStamp) -> str:
-    """Return the form in which a stamp is kept; `turn` in the tables looks into it."""
-    return json.dumps(astuple(stamp))
+    """Return the form in which a stamp is kept; `turn` in the tables looks into it. Without companions, it is short."""
+    return json.dumps(astuple(stamp) if stamp.beside else astuple(stamp)[:-1])
 
 
 @decoded
@@ -62,4 +62,5 @@ def voice_in(row: Row) -> Voice:
         ending=read_ending(row["ending"]),
         base=None if row["base"] is None else path_of(row["base"]),
         source=row["source"],
+        beside=read_beside(row["beside"]),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -46,6 +46,8 @@ class Origin:
     """Wall-clock seconds."""
     ledger: str | None = None
     """`Ledger.instance` of the daemon that publishes it; None for the command `convert`."""
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+    """As in `Voice`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +62,8 @@ class Told:
     conversion: Conversion
     files: tuple[Published, ...]
     """Their paths are those from the sidecar's folder, and not believed yet."""
+    beside: dict[str, str | None]
+    """As in `Voice`."""
 
 
 def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from these six
@@ -71,7 +75,7 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
     does. Those of moevs lie in a folder of their own and do not count.
     """
     pieces, told = [], []
-    for file, names in zip(conversion.files, _names(base.name, conversion.files), strict=True):
+    for file, names in zip(conversion.files, onnx_names(base.name, conversion.files), strict=True):
         facts = asdict(file) | {"name": shown(PurePosixPath(names[0]))}
         path = base.parent / names[0]
         pieces.append(Piece(path, "onnx", source=sources[file.sha256], sha256=file.sha256, length=file.bytes))
@@ -104,7 +108,7 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
     return [*pieces, Piece(_beside(base, ".json"), "sidecar", text=_json(body))]
 
 
-def _names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
+def onnx_names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
     """Return for each file its path from the sidecar's folder, and that of its client's file where it has one."""
     main = next((file.interface for file in files if file.interface not in ("moevs", *EXTRAS)), None)
     whole = {file.interface for file in files if file.precision == "fp32"}
@@ -146,10 +150,12 @@ def read(text: bytes) -> Told | None:
             Published(PurePosixPath(facts["name"]), "data", facts["sha256"], facts["bytes"])
             for facts in body.get("data", ())
         )
-        hashes = [body["source"]["sha256"], *(file.sha256 for file in files)]
+        beside = dict(body["source"].get("beside", {}))
+        told = [sha256 for sha256 in beside.values() if sha256 is not None]
+        hashes = [body["source"]["sha256"], *told, *(file.sha256 for file in files)]
         if not all(map(is_sha256, hashes)) or not all(type(file.bytes) is int for file in files):
             return None
-        return Told(relpath, hashes[0], Recipe.from_dict(body["recipe"]), conversion, files)
+        return Told(relpath, hashes[0], Recipe.from_dict(body["recipe"]), conversion, files, beside)
     except UNREADABLE:
         return None
 
@@ -217,6 +223,7 @@ def local(at: float) -> str:
 
 def _frame(origin: Origin, at: float) -> dict[str, Any]:
     """Return what both kinds of file have in common."""
+    beside = {shown(PurePosixPath(name)): sha256 for name, sha256 in sorted(origin.beside.items())}
     return {
         "schema": SCHEMA,
         "made_by": {"name": "voicekiln", "version": __version__, "ledger": origin.ledger},
@@ -225,6 +232,7 @@ def _frame(origin: Origin, at: float) -> dict[str, Any]:
             "path": shown(origin.relpath),
             "sha256": origin.sha256,
             "bytes": origin.bytes,
+            **({"beside": beside} if beside else {}),
         },
         "times": {"first_seen": utc(origin.first_seen), "published": utc(at)},
     }

@@ -2,7 +2,8 @@
 
 Everything later works on the copy, so that the share may vanish and the person may replace the file. The copy is
 only kept if the file was the same before and after, under a freshly opened descriptor each time (that is when NFS
-asks the server again), and if the copy itself passes `complete.prove`.
+asks the server again), and if the copy itself passes `complete.prove`. The companions (see `beside`) are copied with
+it and have to be the same as well.
 
 Hard links are welcome: they are files, and sync and backup tools make them. Nothing is ever written into a source, and
 the sweeper only takes the inbox's name away, so the file's other names lose nothing. The state folder is closed to
@@ -19,13 +20,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from voicekiln.errors import Changed, TooLarge, Unproven
+from voicekiln.folders.beside import MAX_BYTES, digest
 from voicekiln.folders.complete import Proof, glance, prove
 from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sync_folder
 from voicekiln.folders.inbox import stamp_of
@@ -44,8 +46,10 @@ class Spooled:
     sha256: str
     bytes: int
     stamp: FileStamp
-    """Of the source, unchanged before and after the copy."""
+    """Of the source and its companions, unchanged before and after the copy."""
     proof: Proof
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+    """The companions by their names, with the sha256 of each; None for one that is too large or closed to us."""
 
 
 def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
@@ -55,13 +59,15 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
     target: Path,
     max_bytes: int,
     *,
+    beside: Sequence[str] = (),
     inodes: bool = True,
     unproven_ok: bool = False,
 ) -> Spooled:
     """Copy the voice `relpath` below `root` to the local path `target` and return what was taken.
 
-    `expected` is the stamp with which it settled, `inodes` is `FileSystem.stable_inodes`. `unproven_ok` says that it
-    was quiet for so long that a file without proof of completeness may be taken.
+    `expected` is the stamp with which it settled, `beside` the names of its companions then; their copies lie where
+    `copies_beside` says. `inodes` is `FileSystem.stable_inodes`. `unproven_ok` says that it was quiet for so long that
+    a file without proof of completeness may be taken.
 
     After any failure nothing of the copy is left, neither at `target` nor beside it.
 
@@ -71,8 +77,9 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
         ShareAwayError: if the root cannot be opened.
         OSError: if the share or the local disk fails; worth trying again.
     """
+    itself = replace(expected, beside="")
     with _opened(root, relpath) as source:
-        _same(source, expected, inodes=inodes)
+        _same(source, itself, inodes=inodes)
         if expected.size > max_bytes:
             raise TooLarge(size_mb=-(-expected.size // _MB), limit_mb=max_bytes // _MB)
         if glance(source) is Proof.NONE and not unproven_ok:
@@ -82,8 +89,10 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
         ours = part = target.with_name(target.name + ".part")
         try:
             sha256 = _copy(source, part, expected.size)
+            companions = keep_beside(target, _beside(root, relpath, beside, expected, inodes=inodes))
             with _opened(root, relpath) as again:
-                _same(again, expected, inodes=inodes)
+                _same(again, itself, inodes=inodes)
+            _beside(root, relpath, beside, expected, inodes=inodes)
             passed(Step.COPYING)
             with part.open("rb") as copy:
                 proof = prove(copy)
@@ -92,9 +101,71 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
                 sync_folder(folder)
             passed(Step.COPIED)
         except BaseException:
-            ours.unlink(missing_ok=True)
+            for path in (ours, *all_beside(target)):
+                path.unlink(missing_ok=True)
             raise
-    return Spooled(sha256, expected.size, expected, proof)
+    return Spooled(sha256, expected.size, expected, proof, companions)
+
+
+def copies_beside(target: Path, beside: Mapping[str, str | None]) -> dict[str, Path | None]:
+    """Return where the copies of the companions of the copy `target` lie, by name; None for one that was not read."""
+    return {
+        name: None if beside[name] is None else target.with_name(f"{target.stem}.{number}.beside")
+        for number, name in enumerate(sorted(beside))
+    }
+
+
+def all_beside(target: Path) -> list[Path]:
+    """Return what lies there of the copies of companions of the copy `target`."""
+    return list(target.parent.glob(f"{target.stem}.*.beside"))
+
+
+def keep_beside(target: Path, texts: Mapping[str, bytes | None]) -> dict[str, str | None]:
+    """Write the companions of the copy `target`, synced and readable by us alone; return the sha256 of each."""
+    hashes = {name: None if text is None else hashlib.sha256(text).hexdigest() for name, text in texts.items()}
+    for name, path in copies_beside(target, hashes).items():
+        if path is not None:
+            with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as copy:
+                copy.write(texts[name] or b"")
+                copy.flush()
+                os.fsync(copy.fileno())
+    return hashes
+
+
+def read_beside(
+    root: Path, folder: PurePosixPath, names: Sequence[str], *, inodes: bool = True
+) -> dict[str, tuple[FileStamp, bytes | None]]:
+    """Return those that are there of the files `names` in `folder` below `root`: the stamp of each, and its text.
+
+    The text is None if there is too much of it, or if the file is closed to us.
+
+    Raises:
+        OSError: as `take`.
+    """
+    found: dict[str, tuple[FileStamp, bytes | None]] = {}
+    with open_folder(root, folder) as opened:
+        for name in names:
+            try:
+                with open_plain(opened, name) as file:
+                    stamp = stamp_of(os.fstat(file.fileno()), inodes=inodes)
+                    text = file.read(MAX_BYTES + 1)
+                    found[name] = stamp, text if len(text) <= MAX_BYTES else None
+            except PermissionError:
+                found[name] = stamp_of(os.stat(name, dir_fd=opened, follow_symlinks=False), inodes=inodes), None
+            except OSError as error:
+                if error.errno not in (errno.ENOENT, *NOT_A_FILE):
+                    raise
+    return found
+
+
+def _beside(
+    root: Path, relpath: PurePosixPath, names: Sequence[str], expected: FileStamp, *, inodes: bool
+) -> dict[str, bytes | None]:
+    """Return what stands in the companions, if they are those of the expected stamp."""
+    found = read_beside(root, relpath.parent, names, inodes=inodes) if names else {}
+    if digest({name: stamp for name, (stamp, _) in found.items()}) != expected.beside:
+        raise Changed("a file beside it has changed since it was last looked at")
+    return {name: text for name, (_, text) in found.items()}
 
 
 @contextmanager

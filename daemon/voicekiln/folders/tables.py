@@ -108,7 +108,28 @@ CREATE TRIGGER file_changed AFTER UPDATE OF bytes ON files BEGIN
     UPDATE totals SET bytes_out = bytes_out + NEW.bytes - OLD.bytes; END;
 """
 
-STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in (_FIRST, _SECOND, _THIRD))
+# Published results that may be parts of a bundle, by their sidecars, as they were when they were published; and the
+# folders in which one came, changed or went since their bundle was written.
+_FOURTH = """
+CREATE TABLE parts (
+    path BLOB PRIMARY KEY REFERENCES files ON DELETE CASCADE,
+    folder BLOB NOT NULL,
+    role TEXT NOT NULL,
+    ending TEXT NOT NULL
+);
+CREATE INDEX parts_by_folder ON parts (folder, role);
+CREATE TABLE unbundled (turn INTEGER PRIMARY KEY AUTOINCREMENT, folder BLOB NOT NULL UNIQUE);
+CREATE TRIGGER part_came AFTER INSERT ON parts BEGIN
+    INSERT OR REPLACE INTO unbundled (folder) VALUES (NEW.folder); END;
+CREATE TRIGGER part_went AFTER DELETE ON parts BEGIN
+    INSERT OR REPLACE INTO unbundled (folder) VALUES (OLD.folder); END;
+"""
+
+# The companions of which copies lie in the spool, or of which the ending was made: JSON, their hashes by their names.
+_FIFTH = "ALTER TABLE voices ADD COLUMN beside TEXT"
+
+_ALL = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in _ALL)
 """The statements of each."""
 
 LAYOUT = len(STEPS)

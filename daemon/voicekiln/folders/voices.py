@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import PurePosixPath
+from types import MappingProxyType
 from typing import Literal
 
 from voicekiln import __version__
@@ -85,6 +88,13 @@ class Voice:
     base: PurePosixPath | None
     """Path of the results in the outbox without their endings."""
     source: Source
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+    """The companions last spooled, by their names: what `sha256` is to the voice; None for one that cannot be read."""
+
+    def has_ending_of(self, key: str) -> bool:
+        """Say whether its ending is the one that this key leads to."""
+        same = key == self.key or (alone(key) == self.key and ignores_beside(self.ending))
+        return same and self.ending is not None
 
     @property
     def turn(self) -> tuple[float, int]:
@@ -159,11 +169,28 @@ class Found:
     """Of the source; this and the next two are None for a refusal, which says too little to be believed."""
     recipe: Recipe | None
     ending: Converted | None
+    beside: Mapping[str, str | None] = field(default_factory=dict)
+    """As in `Voice`."""
 
 
-def key_of(sha256: str | None, recipe: Recipe) -> str:
-    """Return what content, recipe and our own version make together: equal keys have equal results."""
-    return f"{sha256}.{recipe.fingerprint}.{__version__}"
+_AND = "/"
+
+
+def key_of(sha256: str | None, recipe: Recipe, beside: Mapping[str, str | None] = MappingProxyType({})) -> str:
+    """Return what content, recipe, our own version and companions make together: equal keys have equal results."""
+    alone = f"{sha256}.{recipe.fingerprint}.{__version__}"
+    text = json.dumps(sorted(beside.items()))
+    return f"{alone}{_AND}{hashlib.sha256(text.encode()).hexdigest()[:16]}" if beside else alone
+
+
+def alone(key: str) -> str:
+    """Return the key without the companions, which is the key of a result for which nobody looked at them."""
+    return key.partition(_AND)[0]
+
+
+def ignores_beside(ending: Converted | Refused | None) -> bool:
+    """Say whether this is what becomes of a voice whatever lies beside it."""
+    return isinstance(ending, Converted) and not ending.conversion.looked_beside
 
 
 def ending_json(ending: Converted | Refused) -> str:
@@ -196,3 +223,12 @@ def read_recipe(text: str | None) -> Recipe | None:
         return Recipe.from_dict(json.loads(text))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def read_beside(text: str | None) -> dict[str, str | None]:
+    """Return the companions that were kept as JSON; none as in `read_ending`."""
+    try:
+        told = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return told if isinstance(told, dict) else {}

@@ -66,7 +66,7 @@ class Adoption:
 
     def _adopt(self, found: Found) -> bool:
         # It need not be made by our own version.
-        key = None if found.recipe is None else key_of(found.sha256, found.recipe)
+        key = None if found.recipe is None else key_of(found.sha256, found.recipe, found.beside)
         return self._common.ledger.adopt(found, key, folds(found.base), self._common.now.wall)
 
     def _failed(self, error: Exception) -> None:

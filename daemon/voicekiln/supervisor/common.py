@@ -16,6 +16,7 @@ from voicekiln.folders.files import remove_tree
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.names import fold
 from voicekiln.folders.outbox import StagingLostError
+from voicekiln.folders.spool import all_beside, copies_beside
 from voicekiln.folders.voices import Voice
 from voicekiln.job import Recipe
 from voicekiln.settings import Settings
@@ -95,6 +96,10 @@ class Common:
         """Return where the copy of a job's source lies."""
         return self.settings.state / "spool" / f"{job}.pth"
 
+    def beside(self, voice: Voice) -> dict[str, Path | None]:
+        """Return where the copies of the companions of a job's source lie; None for one that could not be read."""
+        return copies_beside(self.spool(voice.job or "-"), voice.beside)
+
     def staging(self, job: str) -> Path:
         """Return the folder in which the worker writes a job's files."""
         return self.settings.state / "staging" / job
@@ -110,9 +115,10 @@ class Common:
             remove_tree(self.staging(job))
 
     def clear_copy(self, job: str) -> None:
-        """Remove the spooled copy of a job. What a disk in trouble does not let go is a leftover, and goes later."""
+        """Remove the spooled copies of a job. What a disk in trouble does not let go is a leftover, and goes later."""
         with suppress(OSError):
-            self.spool(job).unlink(missing_ok=True)
+            for copy in (self.spool(job), *all_beside(self.spool(job))):
+                copy.unlink(missing_ok=True)
 
     def clear_leftovers(self, taking: str | None = None) -> None:
         """Remove what lies in spool and staging for no voice of the ledger; `taking` is a copy under way."""

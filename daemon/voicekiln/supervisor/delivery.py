@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path, PurePosixPath
 
 from voicekiln.errors import NameTaken, Refusal, ShareAwayError, plain
-from voicekiln.folders import sidecar
+from voicekiln.folders import bundle, sidecar
 from voicekiln.folders.names import bases, fold, folds, shown
 from voicekiln.folders.outbox import Delivery, Piece, Rights, StagingLostError, publish
 from voicekiln.folders.voices import Published, State, Voice
@@ -53,9 +53,9 @@ class Post:
 
     def _send(self, voice: Voice) -> None:
         common = self._common
-        # Names that it had before the status page got one of them are no longer its own.
+        # Names that it had before a file of the daemon's own got one of them are no longer its own.
         base = voice.base if voice.base is not None and self._is_free(folds(voice.base)) else self._claim(voice)
-        if not self._is_free(fold(str(folder)) for folder in base.parents):
+        if not common.boards.isdisjoint(fold(str(folder)) for folder in base.parents):
             common.in_the_way.add(voice.id)
             common.ledger.wait(voice.id, voice.state, PAGE_IN_THE_WAY, common.put_off(voice.id))
             return
@@ -79,7 +79,7 @@ class Post:
     def _claim(self, voice: Voice) -> PurePosixPath:
         """Reserve the names of the results: the source's own stem, or that with a mark if another voice has it.
 
-        Or if the status page has one of them.
+        Or if a file of the daemon's own has one of them.
         """
         for base in bases(voice.relpath, self._common.name_max):
             path = voice.relpath.parent / base
@@ -89,8 +89,9 @@ class Post:
         raise AssertionError("there is always another one")
 
     def _is_free(self, names: Iterable[str]) -> bool:
-        """Say whether the status page has none of these folded names."""
-        return self._common.boards.isdisjoint(names)
+        """Say whether neither the status page nor a bundle has one of these folded names."""
+        boards = self._common.boards
+        return not any(name in boards or name.rpartition("/")[2] == bundle.NAME for name in names)
 
     def _result(self, voice: Voice, conversion: Conversion, base: PurePosixPath) -> list[Piece]:
         sources, recipe = self._sources(voice, conversion), voice.taken or self._common.recipe(voice)
@@ -101,7 +102,7 @@ class Post:
 
     def _origin(self, voice: Voice) -> sidecar.Origin:
         instance = self._common.ledger.instance
-        return sidecar.Origin(voice.relpath, voice.sha256, voice.stamp.size, voice.first_seen, instance)
+        return sidecar.Origin(voice.relpath, voice.sha256, voice.stamp.size, voice.first_seen, instance, voice.beside)
 
     def _sources(self, voice: Voice, conversion: Conversion) -> dict[str, Path]:
         """Return where the bytes lie, by hash: in staging, or among the published results of a twin."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from voicekiln.errors import WorkerLost
 from voicekiln.folders.files import remove_tree
 from voicekiln.folders.names import shown
-from voicekiln.folders.voices import State, Voice
+from voicekiln.folders.voices import State, Voice, alone
 from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
@@ -157,9 +157,9 @@ class Dispatch:
         """
         ledger, common = self._common.ledger, self._common
         runnable: list[Voice] = []
-        keys: set[str | None] = {*ledger.keys_in_work()}
+        keys = ledger.keys_in_work()
         for voice in sorted(ledger.voices(State.QUEUED), key=lambda voice: voice.turn):
-            if voice.key in keys or not common.may_try(voice.id):
+            if alone(voice.key or "") in keys or not common.may_try(voice.id):
                 continue
             twin = ledger.twin(voice) if voice.id not in common.without_twin else None
             if twin is not None and twin.ending is not None:
@@ -169,7 +169,7 @@ class Dispatch:
                 ledger.inherit(voice, self._given_up(voice, voice.reason), of_content=False)
             else:
                 runnable.append(voice)
-                keys.add(voice.key)
+                keys.add(alone(voice.key or ""))
         return runnable
 
     def _send(self, bench: Bench, voice: Voice, threads: int) -> bool:
@@ -192,7 +192,7 @@ class Dispatch:
         facts = {"recipe": recipe.name, "attempt": started.attempts, "threads": threads}
         common.log.info("job.started", file=shown(voice.relpath), **facts)
         bench.voice, bench.entered, bench.since = started, [], common.now.wall
-        job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe)
+        job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe, common.beside(voice))
         bench.keeper.begin(Convert(job, threads), self._common.now.mono)
         passed(Step.SENT)
         return True

@@ -4,8 +4,9 @@ Events only say «look now»; what is true is the scan. A file is taken when it 
 its stamp from a freshly opened descriptor equals the last one seen, and it proves to be whole; a file without a
 proof (the older pickle format, or no checkpoint at all) has to be quiet for longer. One that proves incomplete is not
 read again before it changes, so it needs no growing distances, and after minutes without a change the person is told:
-hours of silence would be no kindness, and what arrives later is taken all the same. Only a few copies wait in the spool
-at once, so that a full inbox never fills the local disk.
+hours of silence would be no kindness, and what arrives later is taken all the same. A voice's companions (see
+`folders.beside`) are part of its state: when one comes, changes or goes, it settles and is taken again, unless its
+family looks for none. Only a few copies wait in the spool at once, so that a full inbox never fills the local disk.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ import errno
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 from voicekiln.errors import (
@@ -101,6 +102,8 @@ class Intake:
         self._unreadable: set[PurePosixPath] = set()
         self._coming: deque[tuple[PurePosixPath, FileStamp, Refusal | None]] = deque()
         """New files that the last scan saw and that are not entered yet."""
+        self._beside: Mapping[PurePosixPath, Sequence[str]] = {}
+        """What companions have voices that have some, as the last scan saw them."""
         self._scanning = False
         self._taking: str | None = None
         """The job whose copy is under way."""
@@ -189,6 +192,7 @@ class Intake:
         for relpath in snapshot.unreadable.keys() - self._unreadable:
             self._common.log.warning("folder.unreadable", path=shown(relpath), reason=snapshot.unreadable[relpath])
         self._unreadable = set(snapshot.unreadable)
+        self._beside = snapshot.beside
         with self._common.ledger.together():
             waiting = self._compare(snapshot)
             self._enter_some()
@@ -218,6 +222,7 @@ class Intake:
         self._crowd = len(changed) + len(seen) > CROWD
         if self._crowd:
             self._common.log.info("files.seen", count=len(changed) + len(seen))
+        changed = [found for found in changed if not self._heeds(*found)]
         for relpath, stamp, before in changed:
             # Not told: a growing file is seen every second.
             self._sight(relpath, stamp, refused.get(relpath), before.job, tell=False)
@@ -226,6 +231,14 @@ class Intake:
         self._coming.extend((relpath, stamp, refused.get(relpath)) for relpath, stamp in seen.items())
         waiting |= {relpath: stamp for relpath, stamp, _ in changed} | seen
         return {relpath: stamp for relpath, stamp in waiting.items() if relpath not in refused}
+
+    def _heeds(self, relpath: PurePosixPath, stamp: FileStamp, old: Known) -> bool:
+        """Say whether nothing has to be done: only companions have changed, and the voice's family looks for none."""
+        only = old.source == "there" and replace(stamp, beside=old.stamp.beside) == old.stamp
+        if not (only and self._common.ledger.heed(old.id, stamp)):
+            return False
+        self._common.log.debug("file.unchanged", file=shown(relpath))
+        return True
 
     def _enter_some(self) -> None:
         """Enter as many of the new files as is quick; behind the last one the ledger agrees with the inbox."""
@@ -288,9 +301,10 @@ class Intake:
         self._taking = job
         unproven_ok = self._settler.quiet(voice.relpath, settings.settle.legacy_quiet)
         results = [file for _, file in common.ledger.files(voice.id)]
+        beside = self._beside.get(voice.relpath, ())
         common.hands.do(
             f"copying {shown(voice.relpath)}",
-            lambda: _copy(common, voice, job, results, unproven_ok=unproven_ok),
+            lambda: _copy(common, voice, job, results, beside, unproven_ok=unproven_ok),
             lambda taken: self._took(voice, job, taken),
             lambda error: self._not_taken(voice, error),
         )
@@ -305,15 +319,17 @@ class Intake:
             common.clear_job(job)  # it changed, vanished or was forgotten meanwhile
             return
         recipe = common.recipe(current)
-        key = key_of(spooled.sha256, recipe)
-        if key == current.key and current.ending is not None and taken.intact:
+        key = key_of(spooled.sha256, recipe, spooled.beside)
+        if current.has_ending_of(key) and taken.intact:
             common.clear_job(job)
             common.ledger.unchanged(voice.id, spooled.stamp, common.now.wall)
             common.log.info("file.unchanged", file=shown(voice.relpath))
             return
-        common.ledger.spooled(voice.id, spooled.stamp, spooled.sha256, recipe, key, job)
+        common.ledger.spooled(voice.id, spooled.stamp, spooled.sha256, recipe, key, job, spooled.beside)
         passed(Step.SPOOLED)
-        common.log.info("file.settled", file=shown(voice.relpath), bytes=spooled.bytes, sha256=spooled.sha256)
+        facts: dict[str, object] = {"bytes": spooled.bytes, "sha256": spooled.sha256}
+        facts |= {"beside": sorted(map(plain, spooled.beside))} if spooled.beside else {}
+        common.log.info("file.settled", file=shown(voice.relpath), **facts)
 
     def _not_taken(self, voice: Voice, error: Exception) -> None:
         common, settle = self._common, self._common.settings.settle
@@ -367,7 +383,15 @@ def _look(common: Common, settings: Settings) -> Look:
     return Look(snapshot, system, None)
 
 
-def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], *, unproven_ok: bool) -> Taken:
+def _copy(  # noqa: PLR0913 - what is copied, where to, and what was known of it
+    common: Common,
+    voice: Voice,
+    job: str,
+    results: Sequence[Published],
+    beside: Sequence[str],
+    *,
+    unproven_ok: bool,
+) -> Taken:
     """Copy a source into the spool and see whether its earlier results are still there; for the hands."""
     settings = common.settings
     inodes = common.homes.check("inbox").stable_inodes
@@ -382,6 +406,7 @@ def _copy(common: Common, voice: Voice, job: str, results: Sequence[Published], 
         voice.stamp,
         common.spool(job),
         settings.max_bytes,
+        beside=beside,
         inodes=inodes,
         unproven_ok=unproven_ok,
     )

@@ -34,7 +34,7 @@ def _resume(common: Common, voice: Voice) -> None:
         ready = common.staging(voice.job or "-").is_dir() or common.ledger.twin(voice) is not None
         if not ready:
             common.ledger.start_over(voice.id)
-    elif voice.job is None or not common.spool(voice.job).is_file():
+    elif voice.job is None or not _has_copy(common, voice, voice.job):
         common.ledger.start_over(voice.id)
     elif voice.state is State.CONVERTING:
         remove_tree(common.staging(voice.job))
@@ -45,6 +45,11 @@ def _resume(common: Common, voice: Voice) -> None:
             return
         for _ in range(deaths):
             common.put_off(voice.id)
+
+
+def _has_copy(common: Common, voice: Voice, job: str) -> bool:
+    copies = (common.spool(job), *common.beside(voice).values())
+    return all(copy is None or copy.is_file() for copy in copies)
 
 
 def clear_litter(common: Common, instances: Collection[str]) -> int:

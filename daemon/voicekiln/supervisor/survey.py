@@ -41,7 +41,7 @@ MINUTE_S = 60
 LARGEST = 10**9
 """No voice has more hertz, speakers or seconds; a sidecar that was found in the outbox may say anything."""
 
-MARKED = "The plain name was taken by another voice or the status page; hence the mark (~) in these names."
+MARKED = "The plain name was taken by another voice or by a file of voicekiln's own; hence the mark (~) in these names."
 """Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
 
 

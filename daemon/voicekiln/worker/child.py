@@ -205,10 +205,10 @@ def _workshop(templates: Path) -> tuple[Work, Ready]:
         match request:
             case Convert(job, threads):
                 torch.set_num_threads(min(threads, most_threads))  # ONNX Runtime is told the same when it starts
-                made = pipeline.convert(job.source, job.sha256, job.recipe, job.staging, entered)
+                made = pipeline.convert(job.source, job.sha256, job.recipe, job.staging, entered, job.beside)
                 return Finished(job.id, made)
-            case Inspect(name, source):
-                return Looked(name, *inspect(source))
+            case Inspect(name, source, beside):
+                return Looked(name, *inspect(source, beside))
             case Sample(name, target):
                 sample.write_sample(target, seed=0)
                 return Looked(name, {}, ())

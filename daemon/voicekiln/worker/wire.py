@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -53,6 +54,8 @@ class Inspect:
 
     id: str
     source: Path
+    beside: Mapping[str, Path | None] = field(default_factory=dict)
+    """As in `Job`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +189,10 @@ def decode_request(line: bytes) -> Request:
                 raw = body["job"]
                 recipe = Recipe.from_dict(raw["recipe"])
                 paths = {key: Path(raw[key]) for key in ("source", "staging")}
-                return Convert(Job(**(raw | paths | {"recipe": recipe})), _threads(body["threads"]))
+                facts = raw | paths | {"recipe": recipe, "beside": _beside(raw)}
+                return Convert(Job(**facts), _threads(body["threads"]))
             case "inspect":
-                return Inspect(body["id"], Path(body["source"]))
+                return Inspect(body["id"], Path(body["source"]), _beside(body))
             case "sample":
                 return Sample(body["id"], Path(body["target"]))
             case "templates":
@@ -245,6 +249,10 @@ def _answer(body: dict[str, Any]) -> Answer:
             return Troubled(_id(body), _text(body["reason"]), body["outside"] is True)
         case _:
             raise ValueError("an unknown message")
+
+
+def _beside(body: dict[str, Any]) -> dict[str, Path | None]:
+    return {name: None if path is None else Path(path) for name, path in _dict(body["beside"]).items()}
 
 
 def _threads(value: object) -> int:

@@ -1,0 +1,130 @@
+"""The small text files beside a voice, read as plain data. Here, in the cage, because strangers wrote them too.
+
+JSON by the standard library and YAML by PyYAML's own reader in Python: the one in C takes nesting to the stack's end.
+What two readers could understand differently is not understood at all: a key that is there twice, a number that is not
+finite, a code other than UTF-8 (a mark at its beginning is let pass, because editors leave one). YAML's merging of
+tables (`<<`) could make gigabytes of a page and is not known here; its dates are texts.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from voicekiln.convert.data import MAX_DEPTH, MAX_TEXT, MAX_VALUES, NotPlainError, plain_data
+from voicekiln.errors import plain
+
+NOTHING: Final[Mapping[str, Path | None]] = {}
+"""A voice that lies alone."""
+
+UNREADABLE: Final = (NotPlainError, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError)
+"""What comes of text that is not what its name says: the readers of both languages raise what they happen to."""
+
+
+def read(copies: Mapping[str, Path | None]) -> dict[str, Any]:
+    """Return what stands in the companions, by their names made plain; None for one that cannot be read.
+
+    A sidecar of our own that somebody has laid beside his voice, or `voicekiln convert` has, is no companion.
+
+    Args:
+        copies: where each lies on local disk; None where nobody could read it.
+
+    Raises:
+        OSError: if the machine fails.
+    """
+    beside = {plain(name): None if path is None else _read(name, path.read_bytes()) for name, path in copies.items()}
+    return {name: value for name, value in beside.items() if not _is_ours(value)}
+
+
+def _read(name: str, text: bytes) -> Any:  # noqa: ANN401 - plain data of any kind
+    """Return what the text says, None if it cannot be told."""
+    try:
+        words = text.decode("utf-8-sig")
+        said = _json(words) if name.casefold().endswith(".json") else _yaml(words)
+        return plain_data(said)
+    except UNREADABLE:
+        return None
+
+
+def _is_ours(value: Any) -> bool:  # noqa: ANN401 - as above
+    return (
+        isinstance(value, dict)
+        and isinstance(made_by := value.get("made_by"), dict)
+        and (made_by.get("name") == "voicekiln")
+    )
+
+
+def _json(text: str) -> Any:  # noqa: ANN401 - as above
+    return json.loads(text, object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
+
+
+def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) < len(pairs):
+        raise ValueError("a key that is there twice")
+    return table
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)  # "NaN" and "-Infinity" among them, which json would let pass
+    if not math.isfinite(number):
+        raise ValueError("a number that is not finite")
+    return number
+
+
+class _Loader(yaml.SafeLoader):
+    """See the module. Stops before it has made more than there may be."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._nodes = 0
+        self._deep = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:  # noqa: ANN401 - as in PyYAML
+        """Return the next node, unless there are too many, or too deep."""
+        self._nodes += 1
+        self._deep += 1
+        if self._nodes > 2 * MAX_VALUES or self._deep > MAX_DEPTH:  # keys are nodes as well
+            raise NotPlainError
+        node = super().compose_node(parent, index)
+        if isinstance(node, yaml.ScalarNode) and len(node.value) > MAX_TEXT:
+            raise NotPlainError  # before it is read as a number to the base of 60, which could take a minute
+        self._deep -= 1
+        return node
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Merge nothing."""
+        if any(key.tag == "tag:yaml.org,2002:merge" for key, _ in node.value):
+            raise NotPlainError
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002 - as in PyYAML
+        """Return a table whose keys are there once."""
+        table = super().construct_mapping(node, deep=deep)
+        if len(table) < len(node.value):
+            raise NotPlainError
+        return table
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        """Return a number that is finite."""
+        return _finite(str(super().construct_yaml_float(node)))
+
+    def construct_as_written(self, node: yaml.ScalarNode) -> str:
+        """Return the text that stands there."""
+        return str(self.construct_scalar(node))
+
+
+_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
+_Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_as_written)
+
+
+def _yaml(text: str) -> Any:  # noqa: ANN401 - as above
+    loader = _Loader(text)
+    try:
+        return loader.get_single_data()
+    finally:
+        loader.dispose()
