@@ -179,7 +179,7 @@ def _plainly(value: object) -> str:
         case None:
             return "unknown"
         case list() | tuple():
-            return ", ".join(map(str, value))
+            return ", ".join(map(_plainly, value)) or "none"
         case dict():
             return ", ".join(f"{key} {_plainly(inner)}" for key, inner in value.items())
         case _:

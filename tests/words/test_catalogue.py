@@ -21,6 +21,7 @@ from said import GAP, PASSED_ON, ROOT, Said, filled, said
 from voicekiln import words
 from voicekiln.errors import REFUSALS
 from voicekiln.families import FAMILIES
+from voicekiln.families.companions import Table
 from voicekiln.families.rvc_config import Config, _wrong
 from voicekiln.families.rvc_network import Settings
 from voicekiln.folders import names
@@ -66,11 +67,14 @@ LATIN = set(
         r"\w+",
         """
         voicekiln PyTorch ONNX RVC VoRAS SVC Vietnamese so vits svc Coqui VITS YourTTS GPT SoVITS DDSP RMVPE HuBERT
-        ContentVec HiFi GAN BigVGAN MRF RefineGAN MoeVoiceStudio Models okada rvc v1 v2 f0 D_ G_ pth index json homes
+        ContentVec HiFi GAN BigVGAN MRF RefineGAN MoeVoiceStudio Models okada rvc v1 v2 f0 D_ G_ pth pt pkl index json homes
         NaN fp32 fp16 float32 GB MB dB Hz Git LFS lfs git pull safetensors chmod max_bytes weights weight norm weight_g
         weight_v config verify off flow pickle list int TorchScript ZIP RAR Zip gzip xz Zstandard bzip2 tar GGUF NumPy
         HDF5 PDF Windows Linux means Python SIGKILL Nextcloud ownCloud OneDrive Dropbox Syncthing rclone bisync Synology
-        Resilio Sync
+        Resilio Sync NSF HiFiGAN PC Vocos mini_nsf noise_sigma m_source l_linear VISinger
+        QuickVC MS iSTFT fork FreeVC spk
+        Diffusion DiffSinger naive diffusion yaml k_step_max cluster_centers_
+        KMeans npy faiss
         """,
     )
 )
@@ -89,6 +93,7 @@ def samples() -> Iterator[tuple[str, str]]:
     """Give all that can be told: section and text."""
     yield from sorted(pair for pair in source().sentences if pair[1] not in PARTS)
     yield from (("families", family.title) for family in FAMILIES)
+    yield "families", "; ".join(family.title for family in FAMILIES)
     yield from (("tool", tool) for tool, _ in names._CONFLICT_FILE)
     yield from (("reason", f"stage {stage} took longer than 7 s") for stage in STAGES)
     yield from (("reason", f"{share} away: {GAP}") for share in SHARES)
@@ -98,6 +103,9 @@ def samples() -> Iterator[tuple[str, str]]:
         setting = {"heads": "attention heads"}.get(name, name.replace("_", " "))
         yield "reason", f"Its settings say 7 for {setting}, its weights have 7; the weights were believed."
     yield from (("what", str(_wrong(7, value).found["what"])) for value in (7, 1e300, [7]))
+    yield from (
+        ("what", str(Table("a.json", {}).wrong("k_step_max", value).found["what"])) for value in (7, 1e300, [7])
+    )
     yield "what", "among the weights is something that is no tensor (under a int)"
     for one, other in ((None, None), ("7", None), ("7", "7")):
         yield "reason", str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), one, None, other))

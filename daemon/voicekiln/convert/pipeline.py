@@ -7,7 +7,7 @@ the job's own: what a refusal or a failure leaves in it, the supervisor clears a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -18,6 +18,7 @@ from voicekiln.convert import device
 from voicekiln.convert.bench import Bench, Stages, sync_folder
 from voicekiln.convert.cache import IN_FOLDER, Cache, kind_of
 from voicekiln.convert.checkpoint import open_checkpoint
+from voicekiln.convert.companions import NOTHING
 from voicekiln.convert.reference import References
 from voicekiln.convert.template import ARITHMETICS, Kind, maker
 from voicekiln.convert.threads import threads
@@ -26,14 +27,14 @@ from voicekiln.families.base import Claim, Exportable, Family, Outline
 from voicekiln.job import EXTRAS, Conversion, Part, Recipe, Stage
 
 
-def inspect(source: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
+def inspect(source: Path, beside: Mapping[str, Path | None] = NOTHING) -> tuple[dict[str, Any], tuple[str, ...]]:
     """Return what the file is (JSON values) and sentences about what was assumed.
 
     Raises:
         Refusal: if it is no voice that can be converted.
         OSError, MemoryError: if the machine fails.
     """
-    _, claim = families.choose(open_checkpoint(source).outline)
+    _, claim = families.choose(open_checkpoint(source, beside).outline)
     return dict(claim.model), claim.notes
 
 
@@ -46,8 +47,14 @@ class Pipeline:
         self._clock = clock
         """Seconds, for the time that each stage takes."""
 
-    def convert(
-        self, source: Path, sha256: str, recipe: Recipe, staging: Path, entered: Callable[[Stage], None]
+    def convert(  # noqa: PLR0913, PLR0917 - a job's nouns, and who is told
+        self,
+        source: Path,
+        sha256: str,
+        recipe: Recipe,
+        staging: Path,
+        entered: Callable[[Stage], None],
+        beside: Mapping[str, Path | None] = NOTHING,
     ) -> Conversion:
         """Make the recipe's files in `staging`, synced to disk and verified, and return all that there is to say.
 
@@ -57,6 +64,7 @@ class Pipeline:
             recipe: which files are wanted.
             staging: an empty folder; afterwards it holds the files (`job.staged` says their names) and nothing else.
             entered: called as each stage begins.
+            beside: where the companions lie, see `Job`.
 
         Raises:
             Refusal: if the file cannot be converted, or the result is not faithful.
@@ -65,7 +73,7 @@ class Pipeline:
         """
         stages = Stages(entered, self._clock)
         with stages.stage("load"), threads(1):  # many small pieces of work, which more threads only slow down
-            checkpoint = open_checkpoint(source)
+            checkpoint = open_checkpoint(source, beside)
             family, claim = families.choose(checkpoint.outline)
             parts, missing = _parts(family, claim, checkpoint.outline, recipe)
             data = family.data(claim, checkpoint.outline, recipe)
@@ -79,7 +87,7 @@ class Pipeline:
             files=files,
             model=dict(claim.model),
             feed={**next(iter(parts.values())).feed, "names": names},
-            notes=(*claim.notes, *missing, *notes),
+            notes=(*claim.notes, *missing, *dict.fromkeys(n for e in parts.values() for n in e.notes), *notes),
             seconds=stages.seconds,
             device=device.device(),
             versions=device.versions(),

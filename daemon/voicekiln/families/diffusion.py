@@ -14,7 +14,16 @@ from typing import Any
 
 from voicekiln.errors import OtherFamily
 from voicekiln.families import diffusion_feed as feeding
-from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.families.base import (
+    MAX_ONNX_BYTES,
+    PLAIN,
+    WANTED_DB,
+    Claim,
+    Exportable,
+    NotMine,
+    Outline,
+    TensorInfo,
+)
 from voicekiln.families.diffusion_network import (
     BUFFERS,
     DENOISER,
@@ -25,20 +34,16 @@ from voicekiln.families.diffusion_network import (
     network,
 )
 from voicekiln.families.diffusion_settings import HOP, METHODS, SAMPLE_RATE, Reading, read
+from voicekiln.families.singing import iteration, named
 from voicekiln.families.so_vits_svc_units import unsure
 from voicekiln.families.tensors import compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
-from voicekiln.job import Data, Part, Precision, Recipe
+from voicekiln.job import Data, Part, Recipe
 
 MARKS = (f"{DENOISER}input_projection.weight", "unit_embed.weight")
 """Tensors that such a model has, and no relative of it has both."""
-MAX_ONNX_BYTES = 2**31 - 2**24
-"""What one file can hold, less some room for the graph itself."""
-WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 FINE_ENOUGH = ("float32", "float64")
 """Types in which a schedule can be kept: in others its first times are nothing at all."""
-MAX_STEPS = 2**53
-"""Of a training; beyond it JSON's readers begin to round."""
 ONE_SPEAKER = "This recipe asks for a speaker mix, but the model has one speaker and is not told who sings."
 
 V41 = Settings(
@@ -188,9 +193,8 @@ def _describe(outline: Outline, found: Reading) -> dict[str, Any]:
         "companions": [*found.companions],
     }
     facts |= found.units.model | ({"vocoder": told.vocoder} if told.vocoder else {})
-    facts |= {"speaker_names": feeding.named(told.speakers)} if told.speakers else {}
-    step = outline.rest.get("global_step")
-    return facts | ({"iteration": step} if type(step) is int and 0 < step <= MAX_STEPS else {})
+    facts |= {"speaker_names": named(told.speakers)} if told.speakers else {}
+    return facts | iteration(outline.rest.get("global_step"))
 
 
 def _parameters(settings: Settings) -> int:

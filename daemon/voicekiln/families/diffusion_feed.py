@@ -6,17 +6,16 @@ make, calls the same things as the voice does.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voicekiln.families import singing
 from voicekiln.families.diffusion_network import PARTS, Settings
 from voicekiln.families.diffusion_settings import METHODS, Reading
 from voicekiln.families.rvc_feed import Sampler, glide
-from voicekiln.families.so_vits_svc_units import INPUT_RATE, UNITS_PER_S
 from voicekiln.job import Part, Port
 from voicekiln.nets.samplers import LEAST_DPM_STEPS
 
@@ -49,8 +48,6 @@ NAMES = {
 SAMPLED_STEPS = 10
 QUIETEST = 1e-5
 """Below which a mel band is cut off before the logarithm."""
-MAX_NAMES = 10_000
-"""Characters of all speakers' names in the ONNX file's own metadata; more are left to the sidecar."""
 
 
 def inputs(settings: Settings, part: Part, *, mix: bool) -> tuple[Port, ...]:
@@ -120,7 +117,7 @@ def _drawn(
     """Return what any part may want, of so many frames."""
     s = settings
     units = frames * 100 // 173 or 3 - frames  # two axes, two lengths
-    shares = rng.random((frames, s.speakers), dtype=np.float32)
+    shares = singing.shares(frames, s.speakers, rng)
     tilt = np.linspace(-3, -7, s.mels, dtype=np.float32)
     mel = np.clip(tilt + rng.standard_normal((1, frames, s.mels), dtype=np.float32), np.log(np.float32(QUIETEST)), 2)
     whole = (1, 1, s.mels, frames)
@@ -135,8 +132,8 @@ def _drawn(
         "mel2ph": 1 + np.arange(frames)[None] * units // frames,
         "f0": glide(frames)[None],
         "volume": rng.uniform(0.05, 0.3, (1, frames)).astype(np.float32),
-        "sid": shares / shares.sum(axis=1, keepdims=True) if mix else rng.integers(s.speakers, size=1),
-        "spk_mix": shares / shares.sum(axis=1, keepdims=True),
+        "sid": shares if mix else rng.integers(s.speakers, size=1),
+        "spk_mix": shares,
         "mel": mel,
         "noise": rng.standard_normal(whole, dtype=np.float32),
         "noise_pred": rng.standard_normal(whole, dtype=np.float32),
@@ -152,27 +149,13 @@ def _drawn(
 
 def feed(found: Reading, *, mix: bool) -> dict[str, Any]:
     """Return what the sidecar says on how to feed the ONNX files, but for the names."""
-    settings, told, fed = found.settings, found.told, found.units
-    encoder = {
-        "encoder": fed.encoder,
-        "layer": fed.model.get("feature_layer"),
-        "final_projection": fed.model.get("final_projection"),
-    }
+    settings, told = found.settings, found.told
     facts: dict[str, Any] = {
-        "features": {
-            **{key: value for key, value in encoder.items() if value is not None},
-            "width": settings.width,
-            "input_sample_rate": INPUT_RATE,
-            "frames_per_second": UNITS_PER_S,
-        },
-        "stretch": {"rule": fed.stretch, "formula": fed.mel2ph, "first": 1, "zero": "a frame without a unit"},
+        **singing.features(found.units),
         "sample_rate": told.sample_rate,
         "hop": told.hop,
         "f0": {"unvoiced_f0_hz": 0},
-        "loudness": {
-            "formula": "vol[t] = sqrt(mean(audio[t * hop - hop / 2 : t * hop + hop / 2] ^ 2)), mirrored at both ends",
-            "full_scale": 1,
-        },
+        "loudness": singing.LOUDNESS,
         "mel": {
             "bands": settings.mels,
             "logarithm": "natural",
@@ -190,25 +173,12 @@ def feed(found: Reading, *, mix: bool) -> dict[str, Any]:
         "always_float32": [part for part in PARTS if part not in ("diffusion", "denoise")],
     }
     if settings.speakers > 1:
-        facts["speaker"] = {"lowest": 0, "highest": settings.speakers - 1}
-        if mix:
-            shares = "for every frame the share of each speaker, in the order of their numbers; they add up to 1"
-            facts["speaker"] |= {"mix": shares}
-        if told.speakers:
-            facts["speaker"] |= {"names": named(told.speakers)}
+        facts["speaker"] = singing.speaker(settings.speakers, told.speakers, mix=mix)
     return facts | ({"vocoder": told.vocoder} if told.vocoder else {})
-
-
-def named(speakers: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return speakers as the sidecar lists them."""
-    return [{"id": number, "name": name} for number, name in speakers.items()]
 
 
 def metadata(model: Mapping[str, Any]) -> dict[str, str]:
     """Return what a client needs, for the ONNX files themselves."""
     keys = ("family", "sample_rate", "hop", "speakers", "feature_width", "stretch", "mels", "k_step_max", "speedup")
-    facts = {key: model[key] for key in (*keys, "sampler")}
-    facts |= {key: model[key] for key in ("embedder", "feature_layer", "final_projection", "vocoder") if key in model}
-    listed = json.dumps(model.get("speaker_names", []), ensure_ascii=False)
-    facts |= {"speaker_names": listed} if "speaker_names" in model and len(listed) <= MAX_NAMES else {}
-    return {key: str(int(value) if isinstance(value, bool) else value) for key, value in facts.items()}
+    vocoder = {"vocoder": model["vocoder"]} if "vocoder" in model else {}
+    return singing.metadata(model, (*keys, "sampler"), vocoder)

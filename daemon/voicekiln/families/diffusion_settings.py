@@ -10,18 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, Self
+from typing import Any
 
-from voicekiln.errors import Contradiction, plain
+from voicekiln.errors import Contradiction
 from voicekiln.families.base import Outline
+from voicekiln.families.companions import Table, beside, check_speakers, speakers
 from voicekiln.families.diffusion_network import BUFFERS, DENOISER, LIMITS, SHIFT, Settings, expected
-from voicekiln.families.rvc_config import read_rate, shown
+from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import SILENT, Config
-from voicekiln.families.so_vits_svc_units import ENCODERS, Units, units
+from voicekiln.families.so_vits_svc_units import Units, check_width, units
 from voicekiln.families.tensors import Shape, axes, contradiction, numbered
 
-ENDINGS = (".yaml", ".yml")
-GENERAL = ("diffusion", "config")
+GENERAL = ("diffusion.yaml", "diffusion.yml", "config.yaml", "config.yml")
 """Companions of these names may be another model's."""
 
 SAMPLE_RATE = 44_100
@@ -34,9 +34,6 @@ SPEEDUP = 10
 MAX_MELS = 1024
 LEAST_CHANNELS = 4
 LEAST_TIMES = 2
-MAX_NUMBER = 65_536
-MAX_TEXT = 100
-"""Characters."""
 
 SIZES = {
     "encoder_out_channels": "width",
@@ -107,17 +104,15 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> Reading:
     """
     found = measure(shapes)
     notes: list[str] = []
-    names = (name for name in outline.beside if name.casefold().endswith(ENDINGS))
-    for name in sorted(names, key=_rank):
-        if (raw := outline.beside[name]) is None:
-            notes.append(f"{shown(name)}, which lies beside it, cannot be read and was left aside.")
+    for companion in beside(outline, GENERAL):
+        name = companion.name
+        if companion.values is None:
+            notes.append(companion.unread())
             continue
         try:
-            settings, told = _completed(found, _Yaml.of(name, raw))
+            settings, told = _completed(found, name, companion.values)
         except Contradiction as problem:
-            if _rank(name) < 0:
-                raise
-            notes.append(f"{shown(name)}, which lies beside it, is not this model's: {problem.found['what']}.")
+            notes.append(companion.another(problem))
             continue
         if told.method not in METHODS:
             notes.append(
@@ -148,12 +143,6 @@ def measure(shapes: Mapping[str, Shape]) -> Settings:
     return Settings(width, hidden, channels, layers, mels, limits, speakers, timesteps, timesteps)
 
 
-def _rank(name: str) -> int:
-    """Return where a companion stands in the order in which they are asked: below 0, it is the model's own."""
-    stem = name.casefold().rpartition(".")[0]
-    return GENERAL.index(stem) if stem in GENERAL else -1
-
-
 def _assumed(found: Settings) -> str:
     return (
         f"It comes without its diffusion.yaml; what most models of this kind have was assumed: {SAMPLE_RATE} Hz, {HOP} "
@@ -162,89 +151,38 @@ def _assumed(found: Settings) -> str:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Yaml:
-    """A companion, read value by value."""
-
-    name: str
-    sizes: Mapping[str, Any]
-    """What stands under `data` and `model`."""
-    infer: Mapping[str, Any]
-    vocoder: Mapping[str, Any]
-    speakers: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, name: str, raw: Any) -> Self:  # noqa: ANN401 - whatever lies there
-        """Return the companion with empty tables for those that it need not have.
-
-        Raises:
-            Contradiction: if it is no config of a diffusion model.
-        """
-        whole = raw if isinstance(raw, dict) else {}
-        if not all(isinstance(whole.get(table), dict) for table in ("data", "model")):
-            raise Contradiction(what=f"{shown(name)} is no config of a diffusion model")
-        others = (table if isinstance(table := whole.get(key), dict) else {} for key in ("infer", "vocoder", "spk"))
-        return cls(name, whole["data"] | whole["model"], *others)
-
-    def number(self, table: Mapping[str, Any], key: str, least: int) -> int | None:
-        value = table.get(key)
-        if value is not None and not (type(value) is int and least <= value <= MAX_NUMBER):
-            raise self.wrong(key, value)
-        return value
-
-    def text(self, table: Mapping[str, Any], key: str) -> str | None:
-        value = table.get(key)
-        return plain(value[:MAX_TEXT]) if isinstance(value, str) and value else None
-
-    def agree(self, key: str, said: object, found: object) -> None:
-        """Refuse if the weights know better."""
-        if said != found:
-            raise Contradiction(what=f"{shown(self.name)} has {key} {shown(said)}, the weights have {found}")
-
-    def wrong(self, key: str, value: object) -> Contradiction:
-        return Contradiction(what=f"{shown(self.name)} has {key} {shown(value)}, which cannot be")
-
-
-def _completed(found: Settings, told: _Yaml) -> tuple[Settings, Told]:
-    """Return the settings as a YAML completes them, and what else it says.
+def _completed(found: Settings, name: str, raw: Any) -> tuple[Settings, Told]:  # noqa: ANN401 - whatever lies there
+    """Return the settings as a YAML of that name completes them, and what else it says.
 
     Raises:
-        Contradiction: if it cannot be the model's.
+        Contradiction: if it is no config of a diffusion model, or cannot be the model's.
     """
-    for key, name in SIZES.items():
-        if (said := told.sizes.get(key)) is not None:
-            told.agree(key, 1 if (name, said) == ("speakers", 0) else said, getattr(found, name))
+    whole = raw if isinstance(raw, dict) else {}
+    if not all(isinstance(whole.get(table), dict) for table in ("data", "model")):
+        raise Contradiction(what=f"{shown(name)} is no config of a diffusion model")
+    sizes = Table(name, whole["data"] | whole["model"])
+    infer, vocoder = (Table(name, at if isinstance(at := whole.get(key), dict) else {}) for key in ("infer", "vocoder"))
+    for key, setting in SIZES.items():
+        if (said := sizes.values.get(key)) is not None:
+            sizes.agree(key, 1 if (setting, said) == ("speakers", 0) else said, getattr(found, setting))
     # 0 is how the original says that all times have been learnt.
-    depth = told.number(told.sizes, "k_step_max", 0) or found.timesteps
-    asked = told.number(told.infer, "k_step", 0) or 1
+    depth = sizes.number("k_step_max", 0) or found.timesteps
+    asked = infer.number("k_step", 0) or 1
     if depth > found.timesteps:
-        raise told.wrong("k_step_max", depth)
+        raise sizes.wrong("k_step_max", depth)
     if asked > depth:
-        raise told.wrong("k_step", asked)
-    if (rate := read_rate(told.sizes.get("sampling_rate", SAMPLE_RATE))) is None:
-        raise told.wrong("sampling_rate", told.sizes["sampling_rate"])
-    encoder = told.text(told.sizes, "encoder")
-    if (known := ENCODERS.get(encoder or "")) is not None and known.width != found.width:
-        what = f"{shown(told.name)} has the encoder {encoder}, which gives {known.width} features a unit"
-        raise Contradiction(what=f"{what}, the weights want {found.width}")
-    stretch = told.text(told.sizes, "unit_interpolate_mode") or "left"
+        raise infer.wrong("k_step", asked)
+    stretch = sizes.text("unit_interpolate_mode") or "left"
+    config = Config({}, encoder=sizes.text("encoder"), stretch=stretch)
+    check_width(name, config, found.width)
+    names = speakers(name, whole.get("spk"))
+    check_speakers(name, names, found.speakers)
     return replace(found, k_step_max=depth), Told(
-        sample_rate=rate,
-        hop=told.number(told.sizes, "block_size", 1) or HOP,
-        config=Config({}, encoder=encoder, stretch=stretch),
-        speakers=_speakers(told, found.speakers),
-        vocoder=told.text(told.vocoder, "type"),
-        method=told.text(told.infer, "method") or METHODS[-1],
-        speedup=told.number(told.infer, "speedup", 1) or SPEEDUP,
+        sample_rate=sizes.rate("sampling_rate") or SAMPLE_RATE,
+        hop=sizes.number("block_size") or HOP,
+        config=config,
+        speakers=names,
+        vocoder=vocoder.text("type"),
+        method=infer.text("method") or METHODS[-1],
+        speedup=infer.number("speedup") or SPEEDUP,
     )
-
-
-def _speakers(told: _Yaml, rows: int) -> dict[int, str] | None:
-    """Return the speakers' names by number; None if it names none."""
-    numbers = list(told.speakers.values())
-    if not all(type(number) is int and number >= 0 for number in numbers) or len(set(numbers)) < len(numbers):
-        raise Contradiction(what=f"{shown(told.name)} has speakers (spk) without a number of their own")
-    if (last := max(numbers, default=0)) >= rows:
-        raise Contradiction(what=f"{shown(told.name)} has a speaker {last}, the weights have {rows}, counted from 0")
-    named = sorted(told.speakers.items(), key=lambda speaker: speaker[1])
-    return {number: plain(str(name)[:MAX_TEXT]) for name, number in named} or None

@@ -20,11 +20,20 @@ from torch import nn
 
 from voicekiln.errors import OtherFamily
 from voicekiln.families import nsf_hifigan_feed as feed
-from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.families.base import (
+    MAX_ONNX_BYTES,
+    PLAIN,
+    WANTED_DB,
+    Claim,
+    Exportable,
+    NotMine,
+    Outline,
+    TensorInfo,
+)
 from voicekiln.families.nsf_hifigan_settings import Network, Settings, read
 from voicekiln.families.tensors import TRAINING_ONLY, Shape, compare, contradiction, folded, saved, stored
 from voicekiln.families.weights import Computed, Rule, rules
-from voicekiln.job import Data, Part, Port, Precision, Recipe
+from voicekiln.job import Data, Part, Port, Recipe
 from voicekiln.nets.hifigan import Generator
 from voicekiln.nets.mel import LogMel, dft_weights, mel_weights
 from voicekiln.nets.nsf_hifigan import NsfHifigan
@@ -33,9 +42,6 @@ from voicekiln.nets.source import SourceModuleHnNSF
 MARK = "m_source.l_linear.weight"
 """A tensor that no other model has under just this name."""
 KIND_2 = "resblocks.0.convs."
-MAX_ONNX_BYTES = 2**31 - 2**24
-"""What one file can hold, less some room for the graph itself."""
-WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 
 
 class NsfHifiGan:

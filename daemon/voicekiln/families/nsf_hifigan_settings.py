@@ -11,19 +11,14 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 from voicekiln.errors import Contradiction, OtherFamily
 from voicekiln.families.base import Outline
+from voicekiln.families.companions import MAX_NUMBER, Table, beside
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
 
-GENERAL = "config.json"
-"""A companion of this name may be another model's; one with the vocoder's own name is not."""
-ENDING = ".json"
-
 MAX_STEPS = 16
-MAX_SIZE = 65_536
 MAX_REACH = 10_000
 """Samples to each side that one convolution may see; the real ones see 25. A config could ask for any memory else."""
 MAX_MELS = 1024
@@ -93,26 +88,17 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[
     """
     found = _measure(shapes)
     notes = []
-    for name in sorted(filter(_is_config, outline.beside), key=_is_general):  # its own one first
-        if outline.beside[name] is None:
-            notes.append(f"{shown(name)}, which lies beside it, cannot be read and was left aside.")
+    for companion in beside(outline):
+        if companion.values is None:
+            notes.append(companion.unread())
             continue
+        config = Table(companion.name, companion.values if isinstance(companion.values, dict) else {})
         try:
-            return _checked(_told(_Config(name, outline.beside[name]), found)), notes, [name]
+            return _checked(_told(config, found)), notes, [companion.name]
         except Contradiction as problem:
-            if not _is_general(name):
-                raise
-            notes.append(f"{shown(name)}, which lies beside it, is not this vocoder's: {problem.found['what']}.")
+            notes.append(companion.another(problem))
     settings = _checked(_assumed(found))
     return settings, [*notes, _rebuilt(settings)], []
-
-
-def _is_config(name: str) -> bool:
-    return name.casefold().endswith(ENDING)
-
-
-def _is_general(name: str) -> bool:
-    return name.casefold() == GENERAL
 
 
 def _measure(shapes: Mapping[str, Shape]) -> Network:
@@ -147,67 +133,32 @@ def _measure(shapes: Mapping[str, Shape]) -> Network:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Config:
-    """A companion, read value by value."""
-
-    name: str
-    values: Any
-
-    def number(self, key: str, low: int, high: int) -> int:
-        value = self.value(key)
-        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
-            raise self.wrong(key, value)
-        return value
-
-    def numbers(self, key: str) -> Shape:
-        value = self.value(key)
-        if not isinstance(value, list) or not all(type(v) is int and 0 < v <= MAX_SIZE for v in value):
-            raise self.wrong(key, value)
-        return tuple(value)
-
-    def lists(self, key: str) -> tuple[Shape, ...]:
-        value = self.value(key)
-        if not isinstance(value, list) or not 0 < len(value) <= MAX_STEPS:
-            raise self.wrong(key, value)
-        return tuple(_Config(self.name, {key: each}).numbers(key) for each in value)
-
-    def hz(self, key: str, low: float, high: float) -> float:
-        value = self.value(key)
-        if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
-            raise self.wrong(key, value)
-        return float(value)
-
-    def value(self, key: str) -> Any:  # noqa: ANN401 - whatever stands there
-        if not isinstance(self.values, dict) or key not in self.values:
-            raise contradiction([f"{shown(self.name)} does not say {key}"])
-        return self.values[key]
-
-    def agree(self, key: str, said: object, found: object) -> None:
-        """Refuse if the weights know better."""
-        if said != found:
-            raise contradiction([f"{shown(self.name)} has {key} {listed(said)}, the weights have {listed(found)}"])
-
-    def wrong(self, key: str, value: object) -> Contradiction:
-        return contradiction([f"{shown(self.name)} has {key} {shown(value)}, which cannot be"])
-
-
-def _told(config: _Config, found: Network) -> Settings:
+def _told(config: Table, found: Network) -> Settings:
     """Return the settings as the config completes them."""
-    rates = config.numbers("upsample_rates")
+
+    def said(key: str, low: int = 1, high: int = MAX_NUMBER) -> int:
+        return config.given(key, config.number(key, low, high))
+
+    def said_all(key: str) -> Shape:
+        return config.given(key, config.numbers(key))
+
+    rates = said_all("upsample_rates")
     config.agree("upsample_rates", (0, *rates[1:]), found.rates)
-    config.agree("upsample_kernel_sizes", config.numbers("upsample_kernel_sizes"), found.up_kernels)
-    config.agree("upsample_initial_channel", config.number("upsample_initial_channel", 1, MAX_SIZE), found.initial)
-    config.agree("num_mels", config.number("num_mels", 1, MAX_SIZE), found.mels)
-    config.agree("resblock_kernel_sizes", config.numbers("resblock_kernel_sizes"), found.block_kernels)
-    config.agree("hop_size", config.number("hop_size", 1, MAX_SIZE), math.prod(rates))
-    dilations = config.lists("resblock_dilation_sizes")
+    config.agree("upsample_kernel_sizes", said_all("upsample_kernel_sizes"), found.up_kernels)
+    config.agree("upsample_initial_channel", said("upsample_initial_channel"), found.initial)
+    config.agree("num_mels", said("num_mels"), found.mels)
+    config.agree("resblock_kernel_sizes", said_all("resblock_kernel_sizes"), found.block_kernels)
+    config.agree("hop_size", said("hop_size"), math.prod(rates))
+    dilations = config.given("resblock_dilation_sizes", config.lists("resblock_dilation_sizes"))
     config.agree("resblock_dilation_sizes", tuple(map(len, dilations)), tuple(map(len, found.dilations)))
-    rate = config.number("sampling_rate", RATES_HZ[0], RATES_HZ[-1])
-    n_fft = config.number("n_fft", 2, MAX_TRANSFORM)
-    window = config.number("win_size", math.prod(rates), n_fft)
-    highest = rate / 2 if config.value("fmax") is None else config.hz("fmax", 1, rate / 2)
-    analysis = Analysis(n_fft, window, config.hz("fmin", 0, highest - 1), highest)
+    rate = said("sampling_rate", RATES_HZ[0], RATES_HZ[-1])
+    n_fft = said("n_fft", 2, MAX_TRANSFORM)
+    window = said("win_size", math.prod(rates), n_fft)
+    if "fmax" not in config.values:
+        raise config.silent("fmax")
+    # null stands for no limit but half the sample rate.
+    highest = config.hz("fmax", 1, rate / 2) or rate / 2
+    analysis = Analysis(n_fft, window, config.given("fmin", config.hz("fmin", 0, highest - 1)), highest)
     if (noise := config.values.get("noise_sigma")) not in (None, 0):
         what = f"an NSF-HiFiGAN vocoder that adds noise to its features (noise_sigma {shown(noise)})"
         raise OtherFamily(what=what, families="NSF-HiFiGAN")

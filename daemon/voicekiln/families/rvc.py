@@ -14,20 +14,17 @@ from typing import Any
 
 from voicekiln.errors import NoSuchFace, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings, sample
-from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
+from voicekiln.families.base import MAX_ONNX_BYTES, PLAIN, WANTED_DB, Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import Settings, expected, network
 from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
-from voicekiln.job import Data, Part, Precision, Recipe
+from voicekiln.job import Data, Part, Recipe
 
 VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
 MARKS = ("enc_p.emb_phone.weight", "enc_p.emb_pitch.weight")
 """Tensors that RVC has and no relative of it."""
-MAX_ONNX_BYTES = 2**31 - 2**24
-"""What one file can hold, less some room for the graph itself."""
-WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 
 OWN_VOCODERS = frozenset({"", "none", "default", "hifigan", "nsfhifigan", "hifigannsf"})
 """RVC's own decoder under the names that tools give it, letters and digits only."""

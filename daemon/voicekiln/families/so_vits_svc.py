@@ -14,22 +14,27 @@ from typing import Any
 
 from voicekiln.errors import NoSuchFace, OtherFamily
 from voicekiln.families import so_vits_svc_feed as feeding
-from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.families.base import (
+    MAX_ONNX_BYTES,
+    PLAIN,
+    WANTED_DB,
+    Claim,
+    Exportable,
+    NotMine,
+    Outline,
+    TensorInfo,
+)
+from voicekiln.families.singing import iteration, named
 from voicekiln.families.so_vits_svc_config import config
 from voicekiln.families.so_vits_svc_network import Settings, copies, expected, network
 from voicekiln.families.so_vits_svc_settings import DILATIONS, SAMPLE_RATE, Reading, read
 from voicekiln.families.so_vits_svc_units import units, unsure
 from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
-from voicekiln.job import Data, Part, Precision, Recipe
+from voicekiln.job import Data, Part, Recipe
 
 MARKS = ("emb_uv.weight", "enc_p.f0_emb.weight")
 """Tensors that so-vits-svc has and no relative of it."""
-MAX_ONNX_BYTES = 2**31 - 2**24
-"""What one file can hold, less some room for the graph itself."""
-WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
-MAX_STEPS = 2**53
-"""Of a training; beyond it JSON's readers begin to round."""
 OPTIONS = ("snake", "depthwise", "shared_flow", "transformer_flow")
 """Settings that are told if a voice has them."""
 TRAINING_NOTE = (
@@ -190,11 +195,10 @@ def _describe(outline: Outline, found: Reading) -> dict[str, Any]:
         "companions": [*found.companions],
     }
     if names:
-        told["speaker_names"] = [{"id": number, "name": name} for number, name in names.items()]
+        told["speaker_names"] = named(names)
     if options := [name for name in OPTIONS if getattr(settings, name)]:
         told["options"] = options
-    step = outline.rest.get("iteration")
-    return told | ({"iteration": step} if type(step) is int and 0 < step <= MAX_STEPS else {})
+    return told | iteration(outline.rest.get("iteration"))
 
 
 def _newer(settings: Settings) -> bool:

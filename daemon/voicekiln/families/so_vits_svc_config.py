@@ -10,22 +10,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from voicekiln.errors import Contradiction, plain
-from voicekiln.families.base import Outline
-from voicekiln.families.rvc_config import read_rate, shown
+from voicekiln.errors import Contradiction
+from voicekiln.families.companions import Table, speakers
+from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_network import Settings
 from voicekiln.families.tensors import Shape
-
-GENERAL = "config.json"
-"""A companion of this name may be another voice's; one with the voice's own name is not."""
-ENDING = ".json"
-
-MAX_NUMBER = 65_536
-MAX_LIST = 16
-MAX_NAMES = 1000
-"""Speakers; the original makes room for 200."""
-MAX_NAME = 100
-"""Characters."""
 
 NUMBERS = {
     "ssl_dim": "ssl_dim",
@@ -81,17 +70,6 @@ SILENT = Config({})
 """That of a voice without one."""
 
 
-def beside(outline: Outline) -> Iterator[tuple[str, Any]]:
-    """Give the companions that could be the voice's config, by name; its own one comes first."""
-    names = [name for name in outline.beside if name.casefold().endswith(ENDING)]
-    return ((name, outline.beside[name]) for name in sorted(names, key=is_general))
-
-
-def is_general(name: str) -> bool:
-    """Say whether a companion of that name may be another voice's."""
-    return name.casefold() == GENERAL
-
-
 def read_config(name: str, raw: Any) -> Config | None:  # noqa: ANN401 - whatever lies there
     """Return what a companion says; None if it is no config of so-vits-svc at all.
 
@@ -100,7 +78,7 @@ def read_config(name: str, raw: Any) -> Config | None:  # noqa: ANN401 - whateve
     """
     if not isinstance(raw, dict) or not all(isinstance(raw.get(part), dict) for part in ("model", "data")):
         return None
-    model, data = _Part(name, raw["model"]), _Part(name, raw["data"])
+    model, data = Table(name, raw["model"]), Table(name, raw["data"])
     if model.text("resblock") not in (None, "1"):
         raise Contradiction(what=f"{shown(name)} asks for residual blocks of kind 2, which so-vits-svc does not have")
     return Config(
@@ -112,7 +90,7 @@ def read_config(name: str, raw: Any) -> Config | None:  # noqa: ANN401 - whateve
         encoder=model.text("speech_encoder"),
         final_projection=data.switch("contentvec_final_proj"),
         stretch=data.text("unit_interpolate_mode"),
-        speakers=_speakers(name, raw.get("spk")),
+        speakers=speakers(name, raw.get("spk")),
         version=_version(model.values),
     )
 
@@ -131,77 +109,13 @@ def config(settings: Settings, speakers: tuple[str, ...], encoder: str | None) -
     return {"model": told, "data": data, "spk": {name: number for number, name in enumerate(speakers)}}
 
 
-@dataclass(frozen=True, slots=True)
-class _Part:
-    """One of the config's two tables, read value by value."""
-
-    name: str
-    """Of the file."""
-    values: Mapping[str, Any]
-
-    def number(self, key: str) -> int | None:
-        return None if (value := self.values.get(key)) is None else self._size(key, value)
-
-    def numbers(self, key: str) -> Shape | None:
-        return None if (value := self.values.get(key)) is None else self._sizes(key, value)
-
-    def lists(self, key: str) -> tuple[Shape, ...] | None:
-        value = self.values.get(key)
-        return None if value is None else tuple(self._sizes(key, each) for each in self._list(key, value))
-
-    def rate(self, key: str) -> int | None:
-        if (value := self.values.get(key)) is not None and read_rate(value) is None:
-            raise self._wrong(key, value)
-        return read_rate(value)
-
-    def text(self, key: str) -> str | None:
-        value = self.values.get(key)
-        return plain(value[:MAX_NAME]) if isinstance(value, str) and value else None
-
-    def switch(self, key: str) -> bool | None:
-        value = self.values.get(key)
-        return value if isinstance(value, bool) else None
-
-    def _sizes(self, key: str, value: object) -> Shape:
-        return tuple(self._size(key, each) for each in self._list(key, value))
-
-    def _list(self, key: str, value: object) -> list[object]:
-        if not isinstance(value, list) or not 0 < len(value) <= MAX_LIST:
-            raise self._wrong(key, value)
-        return value
-
-    def _size(self, key: str, value: object) -> int:
-        if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= MAX_NUMBER:
-            raise self._wrong(key, value)
-        return value
-
-    def _wrong(self, key: str, value: object) -> Contradiction:
-        return Contradiction(what=f"{shown(self.name)} has {key} {shown(value)}, which cannot be")
-
-
-def _sizes(model: _Part) -> Iterator[tuple[str, Any]]:
+def _sizes(model: Table) -> Iterator[tuple[str, Any]]:
     """Give what tensors tell as well."""
     told: dict[str, Any] = {name: model.number(key) for key, name in NUMBERS.items()}
     told |= {name: model.numbers(key) for key, name in LISTS.items()}
     told |= {name: model.switch(key) for key, name in SWITCHES.items()}
     told |= {"snake": VOCODERS.get(model.text("vocoder_name") or "")}
     return ((name, value) for name, value in told.items() if value is not None)
-
-
-def _speakers(name: str, raw: object) -> dict[int, str] | None:
-    """Return the speakers' names by number; None if it names none.
-
-    Raises:
-        Contradiction: if two have one number, or one has none.
-    """
-    if not isinstance(raw, dict) or not raw:
-        return None
-    numbers = list(raw.values())
-    if len(raw) > MAX_NAMES or not all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers):
-        raise Contradiction(what=f"{shown(name)} has speakers (spk) without a number of their own")
-    if len(set(numbers)) < len(numbers):
-        raise Contradiction(what=f"{shown(name)} has speakers (spk) without a number of their own")
-    return {number: plain(str(speaker)[:MAX_NAME]) for speaker, number in sorted(raw.items(), key=lambda it: it[1])}
 
 
 def _version(model: Mapping[str, Any]) -> str:

@@ -7,16 +7,16 @@ every frame; that exporter has it so, too.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voicekiln.families import singing
 from voicekiln.families.rvc_feed import F0_HZ, Sampler, glide
 from voicekiln.families.so_vits_svc_network import Settings
-from voicekiln.families.so_vits_svc_units import INPUT_RATE, UNITS_PER_S, Units
+from voicekiln.families.so_vits_svc_units import UNITS_PER_S, Units
 from voicekiln.job import Part, Port
 
 NOISE_SCALE = 0.4
@@ -35,8 +35,6 @@ NAMES = {
 }
 MANY_ROWS = 200
 """What the fork makes room for, whoever is in it; without names, one speaker is shown to people."""
-MAX_NAMES = 10_000
-"""Characters of all speakers' names in the ONNX file's own metadata; more are left to the sidecar."""
 CLIENT_LAYERS = (9, 12)
 """Of ContentVec, for which MoeVoiceStudio has encoders."""
 NO_LIVE = "w-okada's client does not open so-vits-svc voices through this interface"
@@ -81,7 +79,7 @@ def sampler(settings: Settings, *, mix: bool) -> Sampler:
             "mel2ph": 1 + np.arange(frames)[None] * units // frames,
             "uv": (f0 > 0).astype(np.float32),
             "noise": noise * np.float32(NOISE_SCALE),
-            "sid": _shares(frames, settings.speakers, rng) if mix else rng.integers(settings.speakers, size=1),
+            "sid": singing.shares(frames, settings.speakers, rng) if mix else rng.integers(settings.speakers, size=1),
         }
         if settings.vol:
             drawn["vol"] = rng.uniform(0.05, 0.3, (1, frames)).astype(np.float32)
@@ -96,62 +94,28 @@ def _units(settings: Settings, frames: int) -> int:
     return units + 1 if units == frames else units
 
 
-def _shares(frames: int, speakers: int, rng: np.random.Generator) -> NDArray[np.float32]:
-    """Return the share of each speaker in each frame; they add up to one."""
-    drawn = rng.random((frames, speakers), dtype=np.float32)
-    shares: NDArray[np.float32] = drawn / drawn.sum(axis=1, keepdims=True)
-    return shares
-
-
 def feed(settings: Settings, units: Units, speakers: Mapping[int, str] | None, *, mix: bool) -> dict[str, Any]:
     """Return what the sidecar says on how to feed the ONNX files, but for the names."""
-    encoder = {
-        "encoder": units.encoder,
-        "layer": units.model.get("feature_layer"),
-        "final_projection": units.model.get("final_projection"),
-    }
     told: dict[str, Any] = {
-        "features": {
-            **{key: value for key, value in encoder.items() if value is not None},
-            "width": settings.ssl_dim,
-            "input_sample_rate": INPUT_RATE,
-            "frames_per_second": UNITS_PER_S,
-        },
-        "stretch": {
-            "rule": units.stretch,
-            "formula": units.mel2ph,
-            "first": 1,
-            "zero": "a frame that has no unit",
-        },
+        **singing.features(units),
         "sample_rate": settings.sample_rate,
         "hop": settings.hop,
         "f0": {"low_hz": F0_HZ[0], "high_hz": F0_HZ[1], "unvoiced_f0_hz": 0},
         "voiced": {"voiced": 1, "unvoiced": 0},
         "noise": {"distribution": "standard normal, multiplied by scale", "scale": NOISE_SCALE},
-        "speaker": {"lowest": 0, "highest": settings.speakers - 1},
+        "speaker": singing.speaker(settings.speakers, speakers, mix=mix),
     }
-    if mix:
-        shares = "for every frame the share of each speaker, in the order of their numbers; they add up to 1"
-        told["speaker"] |= {"mix": shares}
-    if speakers is not None:
-        told["speaker"] |= {"names": _named(speakers)}
     if settings.f0_decoder:
         told["automatic_f0"] = {"part": "autof0", "hint": "f0", "output": SUNG.name}
     if settings.vol:
-        formula = "vol[t] = sqrt(mean(audio[t * hop - hop / 2 : t * hop + hop / 2] ^ 2)), mirrored at both ends"
-        told["loudness"] = {"formula": formula, "full_scale": 1}
+        told["loudness"] = singing.LOUDNESS
     return told
 
 
 def metadata(model: Mapping[str, Any]) -> dict[str, str]:
     """Return what a client needs, for the ONNX file itself."""
     keys = ("family", "version", "sample_rate", "hop", "f0", "speakers", "feature_width", "stretch")
-    facts = {key: model[key] for key in keys}
-    facts |= {key: model[key] for key in ("embedder", "feature_layer", "final_projection") if key in model}
-    facts |= {"units_per_second": UNITS_PER_S, "noise_scale": NOISE_SCALE}
-    listed = json.dumps(model.get("speaker_names", []), ensure_ascii=False)
-    facts |= {"speaker_names": listed} if "speaker_names" in model and len(listed) <= MAX_NAMES else {}
-    return {key: str(int(value) if isinstance(value, bool) else value) for key, value in facts.items()}
+    return singing.metadata(model, keys, {"units_per_second": UNITS_PER_S, "noise_scale": NOISE_SCALE})
 
 
 def moevs(settings: Settings, units: Units, speakers: Mapping[int, str] | None, *, mix: bool) -> dict[str, Any]:
@@ -178,7 +142,3 @@ def moevs(settings: Settings, units: Units, speakers: Mapping[int, str] | None, 
         "Characters": [(speakers or {}).get(row, f"speaker {row}") for row in range(rows)],
         "Cluster": "",
     }
-
-
-def _named(speakers: Mapping[int, str]) -> list[dict[str, Any]]:
-    return [{"id": number, "name": name} for number, name in speakers.items()]

@@ -16,6 +16,7 @@ from typing import Any
 
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import Outline
+from voicekiln.families.companions import Companion, Table, beside, check_speakers
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import (
     LISTS,
@@ -23,13 +24,11 @@ from voicekiln.families.so_vits_svc_config import (
     SILENT,
     SWITCHES,
     Config,
-    beside,
-    is_general,
     read_config,
 )
 from voicekiln.families.so_vits_svc_network import Settings, expected
 from voicekiln.families.so_vits_svc_sizes import measure
-from voicekiln.families.so_vits_svc_units import other_width
+from voicekiln.families.so_vits_svc_units import check_width
 from voicekiln.families.tensors import Shape, axes, compare, contradiction, folded, listed
 
 HOP = 512
@@ -73,42 +72,36 @@ def read(outline: Outline) -> Reading:
     shapes = folded(outline.tensors)
     sizes = measure(shapes)
     notes: list[str] = []
-    for name, raw in beside(outline):
-        if raw is None:
-            notes.append(f"{shown(name)}, which lies beside it, cannot be read and was left aside.")
+    for companion in beside(outline):
+        name = companion.name
+        if companion.values is None:
+            notes.append(companion.unread())
             continue
         try:
-            if (config := read_config(name, raw)) is None:
+            if (config := read_config(name, companion.values)) is None:
                 notes.append(f"{shown(name)}, which lies beside it, is no config of so-vits-svc and was left aside.")
                 continue
-            settings = _told(name, config, sizes, shapes)
+            settings = _told(companion, config, sizes, shapes)
             told = (*_left_out(name, config, settings), *_differences(config, settings))
             return Reading(settings, config, (*notes, *told), (name,))
         except Contradiction as problem:
-            if not is_general(name):
-                raise
-            notes.append(f"{shown(name)}, which lies beside it, is not this voice's: {problem.found['what']}.")
+            notes.append(companion.another(problem))
     settings = _settings(SILENT, sizes, shapes)
     return Reading(settings, SILENT, (*notes, _assumed(settings)), ())
 
 
-def _told(name: str, config: Config, sizes: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Settings:
+def _told(companion: Companion, config: Config, sizes: Mapping[str, Any], shapes: Mapping[str, Shape]) -> Settings:
     """Return the settings with what a companion says.
 
     Raises:
         Contradiction: if it cannot be the voice's, or need not be and differs.
     """
     settings = _settings(config, sizes, shapes)
-    if (width := other_width(config, settings.ssl_dim)) is not None:
-        what = f"{shown(name)} has the encoder {config.encoder}, which gives {width} features a unit"
-        raise contradiction([f"{what}, the weights want {settings.ssl_dim}"])
-    if (last := max(config.speakers or (0,))) >= settings.speakers:
-        raise contradiction(
-            [f"{shown(name)} has a speaker {last}, the weights have {settings.speakers}, counted from 0"]
-        )
-    if is_general(name):
+    check_width(companion.name, config, settings.ssl_dim)
+    check_speakers(companion.name, config.speakers, settings.speakers)
+    if not companion.own:
         for key, said, found in _differing(config, settings):
-            raise contradiction([f"{shown(name)} has {key} {listed(said)}, the weights have {listed(found)}"])
+            Table(companion.name, {}).agree(key, said, found)
     return settings
 
 

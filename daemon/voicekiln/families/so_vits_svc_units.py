@@ -10,6 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from voicekiln.errors import Contradiction
+from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import SILENT, Config
 
 UNITS_PER_S = 50
@@ -119,7 +121,9 @@ def unsure(fed: Units) -> tuple[str, ...]:
     return (sentence,)
 
 
-def other_width(config: Config, width: int) -> int | None:
-    """Return the width of the features that the config's encoder gives, if it is not the one that is wanted."""
+def check_width(name: str, config: Config, width: int) -> None:
+    """Refuse a config, that of the name, whose encoder gives features of another width than the weights want."""
     known = ENCODERS.get(config.encoder or "")
-    return None if known is None or known.width == width else known.width
+    if known is not None and known.width != width:
+        what = f"{shown(name)} has the encoder {config.encoder}, which gives {known.width} features a unit"
+        raise Contradiction(what=f"{what}, the weights want {width}")

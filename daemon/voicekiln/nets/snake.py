@@ -7,6 +7,7 @@ at twice the rate, behind and before a low-pass filter whose numbers stand in th
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -106,30 +107,8 @@ class SnakeGenerator(Generator):
 
     block = SnakeBlock
 
-    def __init__(  # noqa: PLR0913, PLR0917 - the architecture's own numbers
-        self,
-        channels: int,
-        initial: int,
-        rates: Sequence[int],
-        kernels: Sequence[int],
-        block_kernels: Sequence[int],
-        block_dilations: Sequence[Sequence[int]],
-        gin_channels: int | None,
-        source: nn.Module | None = None,
-        *,
-        post_bias: bool = False,
-    ) -> None:
-        super().__init__(
-            channels,
-            initial,
-            rates,
-            kernels,
-            block_kernels,
-            block_dilations,
-            gin_channels,
-            source,
-            post_bias=post_bias,
-        )
+    def __init__(self, channels: int, initial: int, rates: Sequence[int], *sizes: Any, **rest: Any) -> None:  # noqa: ANN401 - they have their types one class above
+        super().__init__(channels, initial, rates, *sizes, **rest)
         self.snakes = nn.ModuleList(Snake(initial >> step) for step in range(len(rates)))
         self.snake_post = Snake(initial >> len(rates))
 
