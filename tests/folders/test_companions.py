@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Callable, Mapping
+from itertools import product
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -96,9 +99,10 @@ def test_its_own_ones_come_first_and_general_ones_are_everybodys() -> None:
 
 def test_of_names_that_are_one_elsewhere_one_is_taken() -> None:
     """The one that is spelt like the voice, else always the same, however the folder is listed."""
-    for names in (("CONFIG.json", "Config.json"), ("Config.json", "CONFIG.json")):
-        assert of("zoe.pth", *names) == ("CONFIG.json",)
-        assert of("zoe.pth", *names, "config.json") == ("config.json",)
+    names = ["".join(letters) for letters in product("cC", "oO", "nN", "fF", ["ig.json"])]
+    names.remove("config.json")
+    assert of("zoe.pth", *names) == of("zoe.pth", *reversed(names)) == ("CONFig.json",)
+    assert of("zoe.pth", *names, "config.json") == ("config.json",)
     assert of("Zoe.pth", "zoe.json", "Zoe.json") == ("Zoe.json",)
     assert of("zoe.pth", "zoe.json", "Zoe.json") == ("zoe.json",)
     assert of("Zoe\u0308.pth", "Zo\u00eb.json") == ("Zo\u00eb.json",)
@@ -198,18 +202,29 @@ def test_a_flat_folder_of_thousands_is_looked_at_once(tmp_path: Path, monkeypatc
     assert sorted(reckoned) == [("7.json", "config.json"), ("config.json",)]
 
 
+class Entry:
+    """What a listing gives for a file that then cannot be looked at."""
+
+    def __init__(self, name: str, error: int) -> None:
+        self.name, self.error = name, error
+
+    def stat(self, *, follow_symlinks: bool) -> os.stat_result:
+        raise OSError(self.error, os.strerror(self.error), self.name, follow_symlinks)
+
+
 def test_a_companion_that_cannot_be_looked_at_leaves_the_voice_unknown(
     inbox: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A share in trouble must not look like a companion that was taken away."""
-    (inbox / "config.json").write_text("{}")
-
-    def fail(_: object, entry: os.DirEntry[str]) -> None:
-        raise OSError(5, "Input/output error", entry.name)
-
-    monkeypatch.setattr(looking._Around, "_stamp", fail)
-    seen = scan(inbox)
-    assert (seen.files, seen.unreadable) == ({}, {VOICE: "Input/output error"})
+    """A share in trouble must not look like a companion that was taken away; one that has just gone is one."""
+    around = looking._Around
+    for error, seen in ((errno.EIO, {}), (errno.ENOENT, {VOICE: ""})):
+        entry: Any = Entry("config.json", error)
+        monkeypatch.setattr(
+            looking, "_Around", lambda entries, inodes, entry=entry: around([*entries, entry], inodes=inodes)
+        )
+        found = scan(inbox)
+        assert {path: stamp.beside for path, stamp in found.files.items()} == seen
+        assert found.unreadable == ({} if seen else {VOICE: "Input/output error"})
 
 
 # --- kept ------------------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from voicekiln import steps
 from voicekiln.errors import Contradiction
 from voicekiln.folders.spool import Spooled, take
 from voicekiln.folders.voices import State
-from voicekiln.job import Converted, Ending, Refused
+from voicekiln.job import Converted, Ending, FileStamp, Refused
 from voicekiln.settings import Sweep
 from voicekiln.steps import Step
 from voicekiln.supervisor import intake
@@ -235,6 +235,21 @@ def test_of_two_voices_each_has_its_own(build: Callable[..., Kiln]) -> None:
     assert len(kiln.asked) == 2
 
 
+def test_a_copy_of_a_voice_that_lay_alone_has_its_own(build: Callable[..., Kiln]) -> None:
+    """What was made without a companion is not the result of a copy that has one."""
+    kiln = build()
+    kiln.drop("a.pth", voice_bytes("same"))
+    kiln.run(30)
+    kiln.drop("b.json", b"of b")
+    kiln.drop("b.pth", voice_bytes("same"))
+    kiln.run(30)
+    assert notes(kiln, "b.json") == ["b.json: of b"]
+    kiln.drop("c.pth", voice_bytes("same"))
+    kiln.run(30)
+    assert notes(kiln, "c.json") == []
+    assert len(kiln.asked) == 2
+
+
 def test_what_cannot_be_read_is_given_as_that(build: Callable[..., Kiln]) -> None:
     """The family shall know that it is there."""
     kiln = build()
@@ -307,6 +322,24 @@ def test_equal_content_is_converted_once_whatever_lies_beside_it(build: Callable
     assert len(kiln.asked) == 1
 
 
+def test_equal_content_does_not_begin_twice_at_once(build: Callable[..., Kiln]) -> None:
+    """When two workers become free in one moment, the second copy waits for the first one's end."""
+    held = [True]
+    kiln = build(answer=lambda request: None if held[0] else good(request), workers=2)
+    for name in ("busy.pth", "busy too.pth"):
+        kiln.drop(name)
+    kiln.run(20)
+    for folder in "ab":
+        kiln.drop(f"{folder}/zoe.pth", voice_bytes("same"))
+        kiln.drop(f"{folder}/config.json", folder.encode())
+    kiln.run(20)
+    assert len(kiln.ledger.voices(State.QUEUED)) == 2
+    held[0] = False
+    kiln.run(30)
+    assert len(kiln.asked) == 3
+    assert {voice.state for voice in kiln.ledger.voices()} == {State.DONE}
+
+
 # --- over time -------------------------------------------------------------------------------------------------------
 
 
@@ -316,6 +349,8 @@ def test_the_sweeper_takes_the_voice_and_leaves_what_lies_beside_it(build: Calla
     kiln.drop("zoe.pth")
     kiln.drop("config.json", b"one")
     kiln.run(30)
+    [item] = kiln.ledger.aged("sources", float("inf"), (float("-inf"), 0), 9)
+    assert item.files[0].stamp == FileStamp.of((kiln.inbox / "zoe.pth").stat())  # or each would be read to be known
     kiln.skip(8 * DAY)
     assert {path.name for path in kiln.inbox.iterdir()} == {"config.json"}
     kiln.drop("config.json", b"two")
@@ -409,6 +444,19 @@ def test_wherever_the_daemon_is_killed_the_same_comes_out(quick_disk: Path, monk
         assert notes(kiln) == ["config.json: two"], passed[at]
         assert kiln.litter() == [], passed[at]
         kiln.close()
+
+
+def test_the_copies_go_together(build: Callable[..., Kiln]) -> None:
+    """As soon as the worker is done with them, however long the outbox is stuck."""
+    kiln = build(answer=lambda _: None)
+    kiln.drop("zoe.pth")
+    kiln.drop("config.json", b"{}")
+    kiln.run(15)
+    spool = kiln.settings.state / "spool"
+    (spool / "another.0.beside").touch()
+    assert len(list(spool.iterdir())) == 3
+    kiln.service.common.clear_copy(kiln.voice("zoe.pth").job or "")
+    assert [path.name for path in spool.iterdir()] == ["another.0.beside"]
 
 
 def test_a_copy_that_lost_its_companions_is_taken_again(build: Callable[..., Kiln]) -> None:

@@ -79,10 +79,8 @@ class _Cursor:
         return bytes(self._take(4))
 
     def size(self) -> int:
-        """Return a length; never more than the bytes that are left."""
+        """Return a length, to be believed once what it counts has been taken."""
         [found] = self.unpack(_SIZE)
-        if found > self.left:
-            raise ValueError("a length beyond the end")
         return int(found)
 
     def numbers(self, kind: str, *shape: int) -> NDArray[Any]:
@@ -103,17 +101,17 @@ _SIZE: Final = struct.Struct("<Q")
 def _read(cursor: _Cursor) -> Index:
     _expect(cursor, b"IwFl")
     width, count = _header(cursor)
-    lists, probes = cursor.size(), cursor.unpack(_SIZE)[0]
+    lists, probes = cursor.size(), cursor.size()
     _expect(cursor, b"IxF2", b"IxFl")
     if _header(cursor) != (width, lists) or cursor.size() != lists * width:
         raise ValueError("other centres than lists")
     centroids = cursor.numbers("<f4", lists, width)
     _skip_map(cursor)
     _expect(cursor, b"ilar")
-    if (cursor.size(), cursor.unpack(_SIZE)[0]) != (lists, 4 * width):
+    if (cursor.size(), cursor.size()) != (lists, 4 * width):
         raise ValueError("other lists")
     sizes = _sizes(cursor, lists)
-    if int(sizes.max(initial=0)) > count or int(sizes.sum()) != count or cursor.left != count * (4 * width + 8):
+    if int(sizes.sum()) != count or cursor.left != count * (4 * width + 8):
         raise ValueError("other vectors than counted")
     starts = np.concatenate([[0], np.cumsum(sizes)])
     vectors = np.empty((count, width), np.float32)

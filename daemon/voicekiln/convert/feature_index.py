@@ -17,7 +17,7 @@ import numpy as np
 
 from voicekiln.convert import faiss_index, pickles
 from voicekiln.convert.faiss_index import Index
-from voicekiln.errors import Contradiction, Damaged, NotACheckpoint, plain
+from voicekiln.errors import Contradiction, NotACheckpoint, plain
 
 MODULE: Final = re.compile(r"faiss\.swigfaiss(_[a-z0-9_]{1,20})?")
 """It has an ending that says what the processor can do."""
@@ -74,14 +74,8 @@ def _states(whole: memoryview) -> dict[int | str, memoryview | bytes]:
     """Return the bytes of each index."""
     follower = _Follower()
     stream = _Stream(whole)
-    try:
-        for count, (op, arg, _) in enumerate(pickletools.genops(cast("BinaryIO", stream))):
-            if count > MAX_OPS:
-                raise NotACheckpoint(what="its table of contents is far larger than a voice's")
-            follower.take(op.name, arg)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        raise Damaged(what="its table of contents is cut off or garbled") from error
-    found = follower.stack[-1]
+    pickles.follow(cast("BinaryIO", stream), follower.take, MAX_OPS)
+    found = follower.result
     if stream.tell() != len(whole) or not isinstance(found, dict) or not found:
         raise _strange()
     states = {key: stub.state for key, stub in found.items() if isinstance(stub, _Stub) and stub.state is not None}
@@ -131,12 +125,15 @@ class _Follower:
     def __init__(self) -> None:
         self.stack: list[Any] = []
         self.memo: dict[int, Any] = {}
+        self.result: object = None
 
-    def take(self, name: str, arg: Any) -> None:  # noqa: ANN401 - whatever the opcode carries
-        """Do what the opcode of that name does."""
-        match name:
-            case "PROTO" | "FRAME" | "STOP":
+    def take(self, op: pickletools.OpcodeInfo, arg: Any) -> None:  # noqa: ANN401 - whatever the opcode carries
+        """Do what the opcode does."""
+        match name := op.name:
+            case "PROTO" | "FRAME":
                 pass
+            case "STOP":
+                [self.result] = self.stack
             case _ if name in _PUSHING:
                 self.stack.append(_PUSHING[name](arg))
             case "MEMOIZE" | "BINPUT" | "LONG_BINPUT":
@@ -147,11 +144,8 @@ class _Follower:
                 self.stack.append(_admitted(*(arg.split(" ", 1) if name == "GLOBAL" else self._pop(2))))
             case "NEWOBJ" if self._pop(2) == [_CLASS, ()]:
                 self.stack.append(_Stub())
-            case "SETITEM":
-                self._put(self._pop(2))
-            case "SETITEMS":
-                mark = len(self.stack) - 1 - self.stack[::-1].index(_MARK)
-                self._put(self._pop(len(self.stack) - mark)[1:])
+            case "SETITEM" | "SETITEMS":
+                self._put(self._pop(2) if name == "SETITEM" else self._pop_to_mark())
             case "BUILD":
                 self._set(self._pop(1)[0])
             case _:
@@ -174,6 +168,10 @@ class _Follower:
                 stub.state = data
             case _:
                 raise _strange()
+
+    def _pop_to_mark(self) -> list[Any]:
+        """Take what is behind the last mark, and the mark."""
+        return self._pop(self.stack[::-1].index(_MARK) + 1)[1:]
 
     def _pop(self, count: int) -> list[Any]:
         """Take the last `count` values."""

@@ -16,7 +16,7 @@ import pickletools
 import re
 import warnings
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Final, cast
 
@@ -122,23 +122,33 @@ def read(stream: BinaryIO) -> Reading:
     follower = _Follower()
     # What lies in memory makes no room for more than it has, and is spared the questions.
     bounded = stream if isinstance(stream, io.BytesIO) else cast("BinaryIO", _Bounded(stream))
-    try:
-        with warnings.catch_warnings():
-            # Names with backslashes make Python's codecs complain; such a name is not on the list anyway.
-            warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
-            for count, (op, arg, _) in enumerate(pickletools.genops(bounded)):
-                if count > MAX_OPS:
-                    raise NotACheckpoint(what="its table of contents is far larger than a voice's")
-                follower.take(op, arg)
-    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
-        # pickletools raises ValueError on bad bytes; the others are a stack or memo that does not add up.
-        raise Damaged(what="its table of contents is cut off or garbled") from error
+    follow(bounded, follower.take, MAX_OPS)
     if follower.foreign:
         raise NotACheckpoint(what="it is a Python pickle of a kind that PyTorch does not write")
     numpys = follower.names & arrays.NAMES
     if numpys and (not follower.porter.arrays or follower.names - arrays.NAMES):
         raise NotACheckpoint(what=f"it holds something that no voice has ({min(numpys)})")
     return Reading(follower.storages, tuple(follower.texts), bool(numpys))
+
+
+def follow(stream: BinaryIO, take: Callable[[pickletools.OpcodeInfo, Any], None], most: int) -> None:
+    """Hand the opcodes of the pickle at the stream's position, with what they carry, to `take`.
+
+    Raises:
+        NotACheckpoint: if there are far too many.
+        Damaged: if it breaks off, or `take` finds that it makes no sense.
+    """
+    try:
+        with warnings.catch_warnings():
+            # Names with backslashes make Python's codecs complain; such a name is not on the list anyway.
+            warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
+            for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
+                if count > most:
+                    raise NotACheckpoint(what="its table of contents is far larger than a voice's")
+                take(op, arg)
+    except (ValueError, IndexError, KeyError, TypeError, OverflowError) as error:
+        # pickletools raises ValueError on bad bytes; the others are a stack or memo that does not add up.
+        raise Damaged(what="its table of contents is cut off or garbled") from error
 
 
 class _Bounded:

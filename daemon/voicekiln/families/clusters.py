@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voicekiln.errors import Contradiction, OtherFamily, plain
 from voicekiln.families.base import MAX_ONNX_BYTES, Outline
-from voicekiln.families.companions import beside
+from voicekiln.families.companions import MAX_TEXT, beside
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.rvc_feed import Sampler
 from voicekiln.families.so_vits_svc_config import read_config
@@ -22,8 +22,6 @@ from voicekiln.nets.clusters import Whole
 
 MAX_WIDTH = 65_536
 """Of the features; real ones have 256 to 1280."""
-MAX_NAME = 100
-"""Characters of a speaker's name."""
 MAX_UNEQUAL = 63
 """Speakers whose tables differ in size; of more, the graph would need a long table of its own."""
 WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 100.0}
@@ -82,7 +80,7 @@ def _found(name: str, speakers: Mapping[int, str], keys: Iterable[str], numbers:
     told = numbers or {speaker: number for number, speaker in speakers.items()}
     found: dict[str, int] = {}
     for key in keys:
-        if (number := told.get(plain(key[:MAX_NAME]))) not in speakers or number is None:
+        if (number := told.get(plain(key[:MAX_TEXT]))) not in speakers or number is None:
             raise Contradiction(what=f"{shown(name)} has no speaker {plain(key, 40)}")
         found[key] = number
     return found

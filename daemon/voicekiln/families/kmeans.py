@@ -14,6 +14,7 @@ from typing import Any
 from voicekiln.errors import plain
 from voicekiln.families import clusters
 from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline, TensorInfo
+from voicekiln.families.companions import MAX_TEXT
 from voicekiln.families.tensors import compare, contradiction
 from voicekiln.families.weights import Rule
 from voicekiln.job import Data, Part, Recipe
@@ -143,7 +144,7 @@ def _has_array(settings: Settings) -> bool:
 def _describe(settings: Settings, numbering: clusters.Numbering) -> dict[str, Any]:
     """Return what `inspect` shows."""
     named = [
-        {"id": numbering.numbers.get(name, number), "name": plain(name, clusters.MAX_NAME)}
+        {"id": numbering.numbers.get(name, number), "name": plain(name, MAX_TEXT)}
         for number, name in enumerate(settings.speakers)
     ]
     return {

@@ -36,7 +36,7 @@ from voicekiln.families.weights import Computed, Rule, rules
 from voicekiln.job import Data, Part, Port, Recipe
 from voicekiln.nets.hifigan import Generator
 from voicekiln.nets.mel import LogMel, dft_weights, mel_weights
-from voicekiln.nets.nsf_hifigan import NsfHifigan
+from voicekiln.nets.nsf_hifigan import Vocoder
 from voicekiln.nets.source import SourceModuleHnNSF
 
 MARK = "m_source.l_linear.weight"
@@ -156,7 +156,7 @@ class NsfHifiGan:
 
 
 @lru_cache(maxsize=4)
-def network(made: Network) -> NsfHifigan:
+def network(made: Network) -> Vocoder:
     """Return the vocoder, in eval mode and without numbers; it is shared, copy it before giving it any."""
     with torch.device("meta"):
         source = SourceModuleHnNSF(made.sample_rate, made.hop, made.harmonics - 1)
@@ -166,7 +166,7 @@ def network(made: Network) -> NsfHifigan:
             source=source,
             post_bias=True,
         )
-        vocoder = NsfHifigan(generator)
+        vocoder = Vocoder(generator)
     return vocoder.eval().requires_grad_(requires_grad=False)
 
 

@@ -57,8 +57,6 @@ class Config:
     """Hz."""
     encoder: str | None = None
     """Of the speech features."""
-    final_projection: bool | None = None
-    """The fork's word for what comes out of ContentVec."""
     stretch: str | None = None
     """How units become frames."""
     speakers: Mapping[int, str] | None = None
@@ -88,7 +86,6 @@ def read_config(name: str, raw: Any) -> Config | None:  # noqa: ANN401 - whateve
         hop=data.number("hop_length"),
         sample_rate=data.rate("sampling_rate"),
         encoder=model.text("speech_encoder"),
-        final_projection=data.switch("contentvec_final_proj"),
         stretch=data.text("unit_interpolate_mode"),
         speakers=speakers(name, raw.get("spk")),
         version=_version(model.values),

@@ -8,7 +8,7 @@ from torch import nn
 from voicekiln.nets.hifigan import Generator
 
 
-class NsfHifigan(nn.Module):
+class Vocoder(nn.Module):
     """The network of a vocoder's file, whose weights lie under `generator` there, too."""
 
     def __init__(self, generator: Generator) -> None:
