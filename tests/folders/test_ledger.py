@@ -842,6 +842,23 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
         assert again.counts() == {State.DONE: 1}
 
 
+def test_what_an_older_version_refused_is_judged_anew(tmp_path: Path) -> None:
+    """More families are known since; what was refused unread, as a conflict copy or a link, stays refused."""
+    layout_1(tmp_path / "old")
+    refused = json.dumps({"refused": {"code": "other-family", "found": {}}})
+    with closing(sqlite3.connect(tmp_path / "old", isolation_level=None)) as db:
+        for path, stamp in (("G_1.pth", STAMP), ("copy.pth", NOT_READ)):
+            db.execute(
+                "INSERT INTO voices (relpath, recipe, stamp, state, first_seen, sha256, key, ending) "
+                "VALUES (?, 'default', ?, 'refused', 900, 'cc', 'cc.x', ?)",
+                (path.encode(), json.dumps(astuple(stamp)[:4]), refused),
+            )
+    with Ledger(tmp_path / "old") as ledger:
+        assert ledger.counts() == {State.DONE: 1, State.REFUSED: 1, State.SETTLING: 1}
+        [voice] = ledger.voices(State.SETTLING)
+        assert (str(voice.relpath), voice.key, voice.ending) == ("G_1.pth", None, None)
+
+
 # --- the clock -------------------------------------------------------------------------------------------------------
 
 TEN_YEARS = 10 * 365 * 86400.0

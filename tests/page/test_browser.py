@@ -292,7 +292,7 @@ def test_an_empty_page_says_what_to_do(browser: Browser, tmp_path: Path) -> None
     """Before the first voice there is a sentence, and nothing to search in."""
     with Reader(browser) as reader:
         page = reader.open(written(boards.board([]), tmp_path))
-        assert page.get_by_text("Put a .pth file into the inbox.").is_visible()
+        assert page.get_by_text("Put a model file (.pth, .pt or .pkl) into the inbox.").is_visible()
         assert not page.locator("#tools").is_visible()
         assert reader.complaints == []
 

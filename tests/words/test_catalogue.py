@@ -67,7 +67,8 @@ LATIN = set(
         r"\w+",
         """
         voicekiln PyTorch ONNX RVC VoRAS SVC Vietnamese so vits svc Coqui VITS YourTTS GPT SoVITS DDSP RMVPE HuBERT
-        ContentVec HiFi GAN BigVGAN MRF RefineGAN MoeVoiceStudio Models okada rvc v1 v2 f0 D_ G_ pth pt pkl index json homes
+        ContentVec HiFi GAN BigVGAN MRF RefineGAN MoeVoiceStudio Models okada rvc v1 v2 f0 D_ G_ pth pt pkl index json
+        homes
         NaN fp32 fp16 float32 GB MB dB Hz Git LFS lfs git pull safetensors chmod max_bytes weights weight norm weight_g
         weight_v config verify off flow pickle list int TorchScript ZIP RAR Zip gzip xz Zstandard bzip2 tar GGUF NumPy
         HDF5 PDF Windows Linux means Python SIGKILL Nextcloud ownCloud OneDrive Dropbox Syncthing rclone bisync Synology

@@ -22,7 +22,7 @@ from voicekiln.errors import plain
 NOTHING: Final[Mapping[str, Path | None]] = {}
 """A voice that lies alone."""
 
-UNREADABLE: Final = (NotPlainError, yaml.YAMLError, ValueError, TypeError, RecursionError, OverflowError)
+UNREADABLE: Final = (NotPlainError, yaml.YAMLError, ValueError, TypeError, LookupError, RecursionError, OverflowError)
 """What comes of text that is not what its name says: the readers of both languages raise what they happen to."""
 
 

@@ -183,8 +183,8 @@ MOEVS_TYPES = ("RVC", "SoVits")
 def moevs_names(base: str, *, half: bool, of: str = MOEVS_TYPES[0]) -> tuple[str, str]:
     """Return the names, below the sidecar's folder, of an ONNX file and its JSON as MoeVoiceStudio wants them.
 
-    `of` is one of its types. Both lie in one folder, whose content is copied into that client's `Models`; their names are plain enough for
-    Windows, where it runs.
+    `of` is one of its types. Both lie in one folder, whose content is copied into that client's `Models`; their names
+    are plain enough for Windows, where it runs.
     """
     folder = _plainest(base) + ("-fp16" if half else "")
     return f"{base}.moevs/{folder}/{folder}_{of}.onnx", f"{base}.moevs/{folder}.json"

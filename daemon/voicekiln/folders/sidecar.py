@@ -28,7 +28,7 @@ READABLE = (1, SCHEMA)
 """In the first there was one face, which was not named."""
 
 
-MAX_VALUES = 5000
+MAX_VALUES = 20_000
 MAX_NESTED = 16
 """More than that, and deeper nested, has no sidecar of ours; a stranger's may."""
 

@@ -126,7 +126,12 @@ CREATE TRIGGER part_went AFTER DELETE ON parts BEGIN
 """
 
 # The companions of which copies lie in the spool, or of which the ending was made: JSON, their hashes by their names.
-_FIFTH = "ALTER TABLE voices ADD COLUMN beside TEXT"
+# What was refused for its content before is judged anew: more families are known since.
+_FIFTH = """
+ALTER TABLE voices ADD COLUMN beside TEXT;
+UPDATE voices SET state = 'settling', key = NULL, ending = NULL, job = NULL, reason = '', next_try = NULL \
+    WHERE state = 'refused' AND source = 'there' AND json_extract(stamp, '$[1]') > 0;
+"""
 
 _ALL = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
 STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in _ALL)

@@ -17,8 +17,9 @@ from typing import Any, Literal
 from voicekiln.errors import Refusal, plain
 from voicekiln.job import PICTURE, STAGES, Conversion, Job, Recipe, Speech, Stage
 
-MAX_LINE = 64 * 1024
-"""Bytes. A longer line means that the worker has gone mad; it is killed."""
+MAX_LINE = 1024 * 1024
+"""Bytes. A voice of a thousand speakers has that long an answer, any other a hundredth of it. A longer line means that
+the worker has gone mad; it is killed."""
 
 MAX_DEPTH = 8
 """Objects and lists within each other in an answer. Deeper ones could exhaust the stack of whoever walks them later."""
