@@ -42,12 +42,12 @@ class Graph:
         """Return a number of the metadata."""
         return int(self.facts[name])
 
-    def __call__(self, **fed: Array | None) -> Array:
-        """Return the first output. What the file does not want is not fed; what it wants has to be there."""
+    def __call__(self, **fed: Array | None) -> list[Array]:
+        """Return the outputs. What the file does not want is not fed; what it wants has to be there."""
         if missing := [name for name in self.inputs if fed.get(name) is None]:
             raise SystemExit(f"{self.path} wants {', '.join(missing)}, which is not given")
         outputs: list[Array] = self.session.run(None, {name: fed[name] for name in self.inputs})
-        return outputs[0]
+        return outputs
 
 
 def sing(voice: Graph, options: argparse.Namespace) -> tuple[Array, dict[str, Array | None]]:
@@ -69,7 +69,8 @@ def sing(voice: Graph, options: argparse.Namespace) -> tuple[Array, dict[str, Ar
         "vol": volume,
         "volume": volume,
     }
-    return voice(**fed, **own(voice, fed, options.speaker)), fed
+    audio, *predicted = voice(**fed, **own(voice, fed, options.speaker))
+    return audio, fed | ({"f0": predicted[0]} if predicted else {})  # of an autof0 file: what it sings in fact
 
 
 def refine(audio: Array, fed: dict[str, Array | None], options: argparse.Namespace, voice: Graph) -> Array:
@@ -79,14 +80,14 @@ def refine(audio: Array, fed: dict[str, Array | None], options: argparse.Namespa
     for other in (mel, diffusion, vocoder):
         if any(other.fact(name) != voice.fact(name) for name in ("sample_rate", "hop")):
             raise SystemExit(f"{other.path} has another sample rate or hop than {voice.path}")
-    rough = mel(audio=audio[0]).transpose(0, 2, 1)  # (1, frames, bands)
+    rough = mel(audio=audio[0])[0].transpose(0, 2, 1)  # (1, frames, bands)
     _, frames, bands = rough.shape
     depth = min(options.depth, diffusion.fact("k_step_max"))
     speedup, method = min(options.speedup, max(1, depth // 2)), SAMPLERS.index(options.sampler)
     noise = np.random.default_rng(options.seed + 1).standard_normal((1, 1, bands, frames), dtype=np.float32)
     numbers = {"k_step": np.array([depth]), "speedup": np.array([speedup]), "method": np.array([method])}
-    fine = diffusion(**{**fed, "mel": rough, "noise": noise}, **numbers, **own(diffusion, fed, options.speaker))
-    return vocoder(c=fine.transpose(0, 2, 1), f0=fed["f0"])
+    [fine] = diffusion(**{**fed, "mel": rough, "noise": noise}, **numbers, **own(diffusion, fed, options.speaker))
+    return vocoder(c=fine.transpose(0, 2, 1), f0=fed["f0"])[0]
 
 
 def own(graph: Graph, fed: dict[str, Any], number: int) -> dict[str, Array]:

@@ -95,7 +95,8 @@ def fed_with_a_source(model: onnx.ModelProto) -> onnx.ModelProto:
     """Return a copy in which the excitation is an input, `source`."""
     fed = onnx.ModelProto()
     fed.CopyFrom(model)
-    strided = [node for node in fed.graph.node if len(node.input) > 1 and "noise_convs." in node.input[1]]
+    weights = ("dec.noise_convs.", "generator.noise_convs.")  # of a voice, and of a vocoder alone
+    strided = [node for node in fed.graph.node if node.op_type == "Conv" and node.input[1].startswith(weights)]
     [excitation] = {node.input[0] for node in strided}
     for node in strided:
         node.input[0] = "source"

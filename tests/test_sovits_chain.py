@@ -136,8 +136,10 @@ def test_one_file_says_how_the_parts_plug_together(outbox: Path) -> None:
     assert all((outbox / name).is_file() for name in named)
 
 
-@pytest.mark.parametrize("refined", [False, True])
-def test_the_example_sings(outbox: Path, tmp_path: Path, refined: bool) -> None:  # noqa: FBT001 - parametrised
+@pytest.mark.parametrize(
+    ("voice", "refined"), [("G_8000.onnx", False), ("G_8000.onnx", True), ("G_8000.autof0.onnx", True)]
+)
+def test_the_example_sings(outbox: Path, tmp_path: Path, voice: str, *, refined: bool) -> None:
     """Voice alone, and voice, mel, diffusion and vocoder one after the other; a person's WAV file comes out."""
     case = runs("sovits-40")[0]
     for name in ("c", "f0"):
@@ -158,7 +160,7 @@ def test_the_example_sings(outbox: Path, tmp_path: Path, refined: bool) -> None:
             told += [f"--{name}", outbox / file]
     forbidden = "import sys; sys.modules['torch'] = sys.modules['voicekiln'] = None; import runpy; "
     code = f"{forbidden}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    subprocess.run([sys.executable, "-c", code, EXAMPLE, outbox / "G_8000.onnx", *told], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", code, EXAMPLE, outbox / voice, *told], check=True, timeout=300)
     with wave.open(str(tmp_path / "song.wav")) as song:
         assert (song.getframerate(), song.getnframes()) == (44100, 512 * case["f0"].size)
         samples = np.frombuffer(song.readframes(song.getnframes()), "<i2")

@@ -298,7 +298,7 @@ class NoSuchFace(Refusal):
 
     code = "no-such-face"
     message = "This voice cannot have the interface {interface}: {why}."
-    hint = "Use a recipe with another interface (rvc or w-okada), or one that asks for several."
+    hint = "Use a recipe with another interface (rvc is there for every voice), or one that asks for several."
 
 
 class WorkerLost(Refusal):

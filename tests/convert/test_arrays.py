@@ -134,6 +134,26 @@ HOSTILE: dict[str, tuple[bytes, str]] = {
         + b"su.",
         "contradiction",
     ),
+    "an array under many names": (
+        b"\x80\x02}" + text("alto") + b"}(" + text("k") + HONEST + b"q\x01"
+        + b"".join(text(f"k{i}") + b"h\x01" for i in range(300)) + b"us.",
+        "contradiction",
+    ),
+    "an array of two speakers": (
+        b"\x80\x02}(" + text("alto") + b"}" + text("c") + HONEST + b"q\x01s"
+        + text("bass") + b"}" + text("c") + b"h\x01su.",
+        "contradiction",
+    ),
+    "a table of many speakers": (
+        b"\x80\x02}(" + text("alto") + b"}" + text("c") + HONEST + b"sq\x01" + text("bass") + b"h\x01u.",
+        "contradiction",
+    ),
+    "an array with a number for a name": (b"\x80\x02}" + text("alto") + b"}K\x01" + HONEST + b"ss.", "contradiction"),
+    "an array with a name too long": (
+        b"\x80\x02}" + text("alto") + b"}" + text("x" * 1000) + HONEST + b"ss.", "contradiction"
+    ),
+    "a table with a name too long": (b"\x80\x02}" + text("x" * 1000) + b"}" + text("c") + HONEST + b"ss.",
+                                     "contradiction"),
     "arrays beside a list of them": (centres(HONEST, text("x") + b"]" + HONEST + b"as"), ""),
     "not a number": (centres(empty() + state(numbers(2, 2), content=struct.pack("<4f", 1, 2, 3, float("nan")))),
                      "bad-numbers"),
@@ -200,6 +220,32 @@ def test_hostile_centres_are_refused_and_nothing_is_run(
             found = refusal.code
     assert found == code
     assert {entry.name for entry in tmp_path.iterdir()} == {"k.pt", "sound.pt"}
+
+
+@pytest.mark.requirement(20)
+@pytest.mark.parametrize("speakers", [False, True], ids=["of one speaker", "of many speakers"])
+def test_one_array_under_many_names_is_refused_before_it_is_copied(tmp_path: Path, speakers: bool) -> None:  # noqa: FBT001 - parametrised
+    """A name takes a few bytes, so a small file could else ask for gigabytes."""
+    array = np.ones((2**18, 1))
+    names = [f"k{number}" for number in range(300)]
+    tables = {name: {"c": array} for name in names} if speakers else {"a": dict.fromkeys(names, array)}
+    path = written(tmp_path / "k.pt", saved(tables))
+    with harmless(seconds=60, extra_bytes=2**26), pytest.raises(Refusal, match="bears two names") as refusal:
+        open_checkpoint(path)
+    assert refusal.value.code == "contradiction"
+
+
+@pytest.mark.requirement(20)
+def test_what_stands_beside_the_centres_is_copied_if_it_is_small(tmp_path: Path) -> None:
+    """A text or a list in many tables at once would else become as many."""
+    tables = tiny_clusters.centres(**{f"s{number}": 1 for number in range(2000)})
+    much = {"text": "x" * 20_000, "list": [*range(1000, 15_000)], "x" * 1001: 1}
+    files = {name: entries | much for name, entries in tables.items()}
+    numbers = {str(number): number for number in range(15_000)}  # in tables without centres
+    path = written(tmp_path / "k.pt", saved(files | {f"n{number}": numbers for number in range(2000)}))
+    with harmless(seconds=60, extra_bytes=2**26):
+        opened = open_checkpoint(path)
+    assert opened.outline.rest["s1999"] == {"n_features_in_": 6, "_n_threads": 8}
 
 
 @pytest.mark.requirement(20)

@@ -28,6 +28,7 @@ CENTROIDS = RNG.standard_normal((3, 3)).astype(np.float32)
 WHOLE = tiny_clusters.faiss(LISTS, CENTROIDS)
 SOUND = tiny_clusters.pickled(s0=WHOLE)
 CALLS_OS = b"\x8c\x05posix\x8c\x06system\x93\x8c\x0ctouch canary\x85R"
+LONG = b"B" + struct.pack("<I", 5000) + b"A" * 5000
 STUB = b"\x8c\x0ffaiss.swigfaiss\x8c\x0cIndexIVFFlat\x93"
 AT = {"width": 4, "count": 8, "trained": 32, "measure": 33, "lists": 37, "probes": 45, "inner": 53}
 """Where numbers stand in an index."""
@@ -129,6 +130,21 @@ PICKLES: dict[str, tuple[bytes, str]] = {
     "bytes without end": (SOUND.replace(b"B" + struct.pack("<I", len(WHOLE)), b"\x8e" + struct.pack("<Q", 2**62)),
                           DAMAGED),
     "more bytes than there are": (SOUND.replace(b"B" + struct.pack("<I", len(WHOLE)), b"B\xff\xff\xff\x7f"), DAMAGED),
+    **{
+        f"{kind}, without end": (SOUND.replace(b"u.", opcode + struct.pack(form, 5000) + b"A" * 5000 + b"0u."), DAMAGED)
+        for kind, opcode, form in (
+            ("a text", b"X", "<I"),
+            ("an older text", b"T", "<I"),
+            ("a text of a newer kind", b"\x8d", "<Q"),
+            ("a number", b"\x8b", "<I"),
+            ("bytes that can be changed", b"\x96", "<Q"),
+        )
+    },
+    "a text without end and nothing else": (
+        b"\x80\x04\x8c\x0ffaiss.swigfaissT" + struct.pack("<I", 5000) + b"A" * 5000 + b".", DAMAGED
+    ),
+    "bytes for a module": (SOUND.replace(b"u.", b"K\x01" + LONG + b"\x8c\x0cIndexIVFFlat\x93u."), DAMAGED),
+    "bytes for a speaker": (SOUND.replace(b"u.", LONG + b"K\x01u."), NOT),
     "a place in the memo without end": (SOUND.replace(b"u.", b"r\xff\xff\xff\xffu."), ""),
     "a place that was never filled": (SOUND.replace(b"u.", b"h\x07u."), DAMAGED),
     "a mark too few": (SOUND.replace(b"}(", b"}", 1), DAMAGED),

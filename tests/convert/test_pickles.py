@@ -97,6 +97,12 @@ def test_a_name_with_backslashes_is_refused_quietly() -> None:
     assert isinstance(refusal(b"\x80\x02ctorch\nS\\eize\n."), UnsafePickle)
 
 
+def test_a_text_with_backslashes_is_refused_quietly() -> None:
+    """No voice has a text in quotes."""
+    for content in (b"\\q", b"\\501"):
+        assert isinstance(refusal(b"\x80\x02S'" + content + b"'\n."), NotACheckpoint)
+
+
 def test_an_import_behind_opcodes_that_torch_does_not_know_is_still_named() -> None:
     """The more telling of two reasons wins."""
     assert isinstance(refusal(b"\x80\x04\x8c\x02os\x8c\x06system\x93."), UnsafePickle)

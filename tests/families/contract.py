@@ -24,7 +24,7 @@ from plain_export import TRACED, network, plain, rolled
 from reference_voices import Arrays, ac_snr_db
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import PLAIN, Claim, Exportable, Family, NotMine, Outline, TensorInfo
-from voicekiln.families.weights import AsIs, Computed, Folded, Joined, Rule
+from voicekiln.families.weights import AsIs, Computed, Folded, Joined, Rule, Schedule
 from voicekiln.job import Part, Recipe
 
 UNSEEN = (1, 5, 40, 131)
@@ -224,7 +224,7 @@ class FamilyContract:
 def names(rule: Rule) -> tuple[str, ...]:
     """Return the checkpoint's tensors that a rule reads."""
     match rule:
-        case AsIs(name):
+        case AsIs(name) | Schedule(name):
             return (name,)
         case Folded(g, v):
             return g, v

@@ -6,12 +6,15 @@ import copy
 import json
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+import tiny_clusters
 import tiny_diffusion
+import tiny_sovits
 import tiny_vocoders
 from families.test_rvc_hostile import values
 from outlines import outline
@@ -19,6 +22,9 @@ from voicekiln.errors import Contradiction, Refusal
 from voicekiln.families import choose
 from voicekiln.families.base import Outline
 from voicekiln.families.companions import Companion, Table, beside, check_speakers, speakers
+from voicekiln.families.so_vits_svc_config import config as written
+from voicekiln.job import Conversion, Fidelity, OnnxFile, Recipe
+from voicekiln.worker.wire import Finished, encode
 
 WHOLE = [
     replace(outline(tiny_vocoders.tiny_vocoder()), beside={"own.json": tiny_vocoders.config()}),
@@ -74,8 +80,10 @@ def test_whose_fault_a_contradiction_is() -> None:
     problem = Contradiction(what="it is so")
     sentence = "config.json, which lies beside it, is not this model's: it is so."
     assert Companion("config.json", {}, own=False).another(problem) == sentence
-    with pytest.raises(Contradiction, match="it is so"):
+    with pytest.raises(Contradiction) as refusal:
         Companion("own.json", {}, own=True).another(problem)
+    what = "it is so (own.json beside it was taken for its own: correct or remove it if it is not)"
+    assert refusal.value.found["what"] == what
 
 
 @pytest.mark.parametrize("value", [True, 0, -1, 65_537, 10**400, 1.0, "7", [7], {}, float("nan")])
@@ -97,11 +105,9 @@ def test_a_frequency_is_one_or_cannot_be(value: object) -> None:
     assert Table("own.json", {"low": 40}).hz("low", 0, 100) == 40
 
 
-@pytest.mark.parametrize(
-    "raw", [{"a": 0, "b": 0}, {"a": True}, {"a": -1}, {"a": "0"}, {str(n): n for n in range(1001)}]
-)
+@pytest.mark.parametrize("raw", [{"a": 0, "b": 0}, {"a": True}, {"a": -1}, {"a": "0"}, {"a": 65_536}])
 def test_speakers_have_numbers_of_their_own(raw: object) -> None:
-    """Two of one number, or a thousand and one, are no voice's."""
+    """Two of one number, or none that is one, are no voice's."""
     with pytest.raises(Contradiction, match="without a number of their own"):
         speakers("own.json", raw)
 
@@ -109,8 +115,86 @@ def test_speakers_have_numbers_of_their_own(raw: object) -> None:
 def test_speakers_come_in_the_order_of_their_numbers() -> None:
     """Each with a name of bounded length, and none beyond the rows of the weights."""
     named = speakers("own.json", {"b" * 500: 3, "a": 0})
-    assert named == {0: "a", 3: "b" * 100}
+    assert named == {0: "a", 3: "b" * 59 + "…"}
     check_speakers("own.json", named, 4)
     with pytest.raises(Contradiction, match="has a speaker 3, the weights have 3"):
         check_speakers("own.json", named, 3)
     assert speakers("own.json", {}) is None
+
+
+THOUSAND = 1000
+NAMES = pytest.mark.parametrize("letter", ["声", "\N{CJK UNIFIED IDEOGRAPH-20000}", '"'])
+
+
+def crowd(letter: str) -> dict[str, int]:
+    """Return a thousand speakers with names of sixty such letters, each of its own."""
+    return {f"{number:03d}" + letter * 57: number for number in range(THOUSAND)}
+
+
+def answer(seen: Outline, recipe: Recipe) -> bytes:
+    """Return the line in which the worker tells of a file that was made in both precisions."""
+    family, claim = choose(seen)
+    made = {part: family.build(claim, seen, part, recipe) for part in family.parts(claim, recipe)}
+    fidelity = tuple(Fidelity("CPUExecutionProvider", (24, 137), 123.456, 1e-6, 100.0) for _ in range(4))
+    files = tuple(
+        OnnxFile(
+            f"{part}.fp16.onnx", "fp16", "0" * 64, 2**31, 17, one.inputs, one.outputs, fidelity, part, dict(one.client)
+        )
+        for part, one in made.items()
+        for _ in recipe.precisions
+    )
+    told = {**next(iter(made.values())).feed, "names": {part: dict(one.names) for part, one in made.items()}}
+    notes = (*claim.notes, *("x" * 600,) * 20)
+    return encode(Finished("1", Conversion(files, dict(claim.model), told, notes, {}, {}, {}, "x" * 800)))
+
+
+@NAMES
+@pytest.mark.parametrize("mix", [False, True])
+def test_a_thousand_speakers_can_be_told(letter: str, *, mix: bool) -> None:
+    """A voice's, for two clients of which one has their names in a file of its own, and a diffusion model's."""
+    recipe = Recipe("all", interfaces=("rvc", "moevs"), precisions=("fp32", "fp16"), speaker_mix=mix)
+    config = written(tiny_sovits.settings(speakers=THOUSAND), tuple(crowd(letter)), "vec256l9")
+    voice = replace(outline(tiny_sovits.tiny(speakers=THOUSAND)), beside={"config.json": config})
+    raw = tiny_diffusion.config(speakers=THOUSAND) | {"spk": crowd(letter)}
+    diffusion = tiny_diffusion.beside(outline(tiny_diffusion.tiny(speakers=THOUSAND)), raw)
+    for seen in (voice, diffusion):
+        _, claim = choose(seen)
+        assert [row["name"] for row in claim.model["speaker_names"]] == list(crowd(letter))
+        assert len(answer(seen, recipe)) > THOUSAND * len(letter.encode()) * 57 * 2
+
+
+@NAMES
+def test_a_thousand_speakers_of_clusters_can_be_told(letter: str) -> None:
+    """Of cluster centres, whose tables bear their names, and of a feature index, which has them from a config."""
+    centres = tiny_clusters.flat(tiny_clusters.centres(**dict.fromkeys(crowd(letter), 1)))
+    index = tiny_clusters.index(**{f"s{number}": [1] for number in range(THOUSAND)})
+    recipe = Recipe("all", precisions=("fp32", "fp16"))
+    for checkpoint in (centres, index):
+        raw = {"model": {}, "data": {}, "spk": crowd(letter)}
+        seen = replace(outline(checkpoint), beside={"config.json": raw})
+        _, claim = choose(seen)
+        assert [row["name"] for row in claim.model["speaker_names"]] == list(crowd(letter))
+        assert answer(seen, recipe)
+
+
+@pytest.mark.parametrize(
+    "checkpoint",
+    [
+        tiny_clusters.flat(tiny_clusters.centres(**{str(number): 1 for number in range(1001)})),
+        tiny_clusters.index(**{f"s{number}": [1] for number in range(1001)}),
+    ],
+)
+def test_one_more_is_refused(checkpoint: dict[str, Any]) -> None:
+    """Of cluster centres and feature indexes, too."""
+    with pytest.raises(Contradiction, match="it has 1001 speakers, 1000 at most"):
+        choose(outline(checkpoint))
+
+
+def test_names_that_differ_only_where_they_are_cut_are_no_ones() -> None:
+    """No speaker of cluster centres is given the number of another."""
+    alike = "x" * 60
+    centres = outline(tiny_clusters.flat(tiny_clusters.centres(**{alike + "a": 3})))
+    for numbers in ({alike + "a": 1, alike + "b": 0}, {alike + "b": 0, alike + "a": 1}):
+        raw = {"model": {}, "data": {}, "spk": numbers}
+        _, claim = choose(replace(centres, beside={"config.json": raw}))
+        assert "has no speaker" in claim.notes[0]

@@ -32,7 +32,7 @@ from voicekiln.families import choose, diffusion
 from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
 from voicekiln.families.diffusion import ONE_SPEAKER, ShallowDiffusion
 from voicekiln.families.diffusion_network import PARTS
-from voicekiln.families.weights import read
+from voicekiln.families.weights import Schedule, read
 from voicekiln.job import PRECISIONS, Part, Precision, Recipe
 
 FAMILY = ShallowDiffusion()
@@ -223,6 +223,13 @@ def test_an_encoder_that_nobody_names_is_guessed_and_said_to_be() -> None:
     assert "vec256l9 was taken" in note
 
 
+def test_an_encoder_that_nobody_here_knows_is_told() -> None:
+    """It is passed on as it is written."""
+    claim = recognised(beside_tiny(lambda y: y["data"].update(encoder="hubert-of-mine")))
+    assert claim.model["embedder"] == "hubert-of-mine"
+    assert claim.notes == ("Nobody here knows the speech encoder hubert-of-mine; its name is passed on as written.",)
+
+
 WRONG: list[tuple[Change, str]] = [
     (lambda y: y["model"].update(k_step_max=201), "k_step_max 201, which cannot be"),
     (lambda y: y["model"].update(k_step_max=-1), "k_step_max -1, which cannot be"),
@@ -232,6 +239,11 @@ WRONG: list[tuple[Change, str]] = [
     (lambda y: y["infer"].update(k_step=101), "k_step 101, which cannot be"),
     (lambda y: y["infer"].update(speedup=0), "speedup 0, which cannot be"),
     (lambda y: y["data"].update(sampling_rate=[44_100]), "sampling_rate a list, which cannot be"),
+    (lambda y: y["data"].update(sampling_rate=1), "sampling_rate 1, which cannot be"),
+    (lambda y: y["data"].update(sampling_rate=10**6), "sampling_rate 1000000, which cannot be"),
+    (lambda y: y["data"].update(block_size=1), "block_size 1, which cannot be"),
+    (lambda y: y["data"].update(block_size=65_536), "block_size 65536, which cannot be"),
+    (lambda y: y.update(spk={str(n): n for n in range(1001)}), "it has 1001 speakers, 1000 at most"),
     (lambda y: y["data"].update(block_size=0), "block_size 0, which cannot be"),
     (
         lambda y: y["data"].update(encoder="vec768l12"),
@@ -330,6 +342,50 @@ def changed(name: str, shape: tuple[int, ...], dtype: str = "float32") -> Outlin
 def test_what_cannot_be_is_refused(seen: Outline, said: str) -> None:
     """In words that name what is wrong."""
     assert said in refused(seen)
+
+
+FLAT, FALL = torch.full((200,), 0.5), torch.linspace(0.9, 0.1, 200)
+
+
+@pytest.mark.parametrize(
+    ("name", "numbers", "way"),
+    [
+        ("decoder.betas", FALL, "rising"),
+        ("decoder.betas", FALL.flip(0) - 0.1, "rising"),
+        ("decoder.betas", FALL.flip(0) + 0.1, "rising"),
+        ("decoder.betas", torch.randn(200), "rising"),
+        ("decoder.alphas_cumprod", FALL.flip(0), "falling"),
+        ("decoder.alphas_cumprod", FLAT, "falling"),
+        ("decoder.alphas_cumprod", FALL - 0.1, "falling"),
+        ("decoder.alphas_cumprod", FALL + 0.1, "falling"),
+        ("decoder.alphas_cumprod", torch.full((200,), torch.nan), "falling"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(name: str, numbers: torch.Tensor, way: str) -> None:
+    """In words, as soon as its numbers are read: a sampler makes nothing of it that could be compared."""
+    checkpoint = tiny_diffusion.tiny()
+    made = built(outline(checkpoint))
+    checkpoint["model"][name] = numbers
+    with pytest.raises(Contradiction, match=f"{name} is no schedule: its numbers are not {way} between 0 and 1"):
+        read(made.weights[name], tensors(checkpoint))
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_every_schedule_in_a_file_is_looked_at(part: Part) -> None:
+    """Whichever piece it is for; equal betas are a schedule."""
+    checkpoint = tiny_diffusion.tiny()
+    checkpoint["model"]["decoder.betas"] = FLAT
+    checkpoint["model"]["decoder.alphas_cumprod"] = FALL
+    weights, numbers = built(outline(checkpoint), part).weights, tensors(checkpoint)
+    for name in weights.keys() & {"decoder.betas", "decoder.alphas_cumprod"}:
+        assert read(weights[name], numbers) is numbers[name]
+        assert weights[name] == Schedule(name, falling=name != "decoder.betas")
+
+
+def test_more_speakers_than_can_be_told_are_refused() -> None:
+    """Their names alone would be longer than all that the worker may say."""
+    with pytest.raises(Contradiction, match="it has 1001 speakers, 1000 at most"):
+        FAMILY.recognise(outline(tiny_diffusion.tiny(speakers=1001)))
 
 
 def test_a_giant_is_refused() -> None:

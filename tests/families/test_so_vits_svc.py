@@ -248,6 +248,9 @@ def test_weights_win_over_the_config(change: Change, word: str) -> None:
         (lambda c: [c["data"].update(hop_length=500), c["model"].pop("upsample_rates")], "makes 64 after one step"),
         (lambda c: c["data"].update(hop_length=True), "hop_length True, which cannot be"),
         (lambda c: c["data"].update(sampling_rate=0), "sampling_rate 0, which cannot be"),
+        (lambda c: c["data"].update(sampling_rate=1), "sampling_rate 1, which cannot be"),
+        (lambda c: c["data"].update(sampling_rate=10**6), "sampling_rate 1000000, which cannot be"),
+        (lambda c: c["data"].update(sampling_rate="200k"), "sampling_rate 200k, which cannot be"),
         (lambda c: c["data"].update(sampling_rate="many"), "sampling_rate many, which cannot be"),
         (lambda c: c["model"].update(ssl_dim=10**400), "ssl_dim a huge number, which cannot be"),
         (lambda c: c["model"].update(n_layers=-1), "n_layers -1, which cannot be"),
@@ -261,6 +264,7 @@ def test_weights_win_over_the_config(change: Change, word: str) -> None:
         (lambda c: c.update(spk={"a": 0, "b": 2}), "has a speaker 2, the weights have 2"),
         (lambda c: c.update(spk={"a": 0, "b": 0}), "without a number of their own"),
         (lambda c: c.update(spk={"a": "0"}), "without a number of their own"),
+        (lambda c: c.update(spk={str(n): n for n in range(1001)}), "it has 1001 speakers, 1000 at most"),
     ],
 )
 def test_a_config_that_cannot_be_the_voices(change: Change, sentence: str) -> None:
@@ -273,6 +277,22 @@ def test_a_config_that_cannot_be_the_voices(change: Change, sentence: str) -> No
     general = recognised(with_config(voice, config, "Config.json"))
     assert sentence in general.notes[0]
     assert general.settings.settings == tiny_sovits.settings()
+
+
+def test_an_encoder_that_nobody_here_knows_is_told() -> None:
+    """It is passed on as it is written; those that are known need no remark."""
+    for encoder, told in (("hubert-of-mine", True), ("hubertsoft", False)):
+        claim = recognised(with_config(tiny_sovits.tiny(), tiny_sovits.config(encoder=encoder)))
+        assert claim.model["embedder"] == encoder
+        sentence = f"Nobody here knows the speech encoder {encoder}; its name is passed on as written."
+        assert claim.notes == ((sentence,) if told else ())
+
+
+def test_more_speakers_than_can_be_told_are_refused() -> None:
+    """Their names alone would be longer than all that the worker may say."""
+    with pytest.raises(Contradiction, match="it has 1001 speakers, 1000 at most"):
+        recognised(outline(tiny_sovits.tiny(speakers=1001)))
+    assert recognised(outline(tiny_sovits.tiny(speakers=1000))).model["speakers"] == 1000
 
 
 @pytest.mark.parametrize("other", [None, [], {"a": 1}, {"model": {}}, {"model": [], "data": {}}, "text"])
@@ -315,7 +335,7 @@ def test_names_of_speakers_are_cleaned() -> None:
     seen = with_config(tiny_sovits.tiny(), config)
     first, second = (speaker["name"] for speaker in recognised(seen).model["speaker_names"])
     assert first == "te nor\N{REPLACEMENT CHARACTER}"
-    assert len(second) == 100
+    assert len(second) == 60
 
 
 def test_a_training_checkpoint_is_taken_with_a_note() -> None:

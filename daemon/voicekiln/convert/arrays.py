@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from voicekiln.convert.data import NotPlainError, plain_data
 from voicekiln.errors import Contradiction, NotACheckpoint, NoWeights, plain
@@ -30,6 +32,8 @@ NAMES: Final = frozenset({*RECONSTRUCT, NDARRAY, DTYPE, ENCODE})
 
 ITEM_BYTES: Final = {"f4": 4, "f8": 8}
 MAX_AXES: Final = 4
+MAX_NAME: Final = 1000
+"""Characters of an array's name and its table's together."""
 LITTLE_ENDIAN: Final = (3, "<", None, None, None, -1, -1, 0)
 """The state of a type whose numbers lie as they do here, without fields, parts or a size of its own."""
 
@@ -125,27 +129,53 @@ def allowed() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
 
 
 def taken_apart(tables: dict[str, Any]) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """Return the arrays one level down as float32 tensors, by table and name, and what else is plain in those tables.
+    """Return the arrays one level down as float32 tensors, by table and name, and the numbers beside them.
+
+    Nothing is copied before all of it is known to be in order; then each array is copied once at most.
 
     Raises:
-        Contradiction: if two have one name.
+        Contradiction: if two have one name, or one has two, or a name that none can have.
         NoWeights: if there are none.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    rest: dict[str, Any] = {}
-    for table, entries in tables.items():
-        if type(entries) is not dict:
-            continue
-        arrays = {key: value for key, value in entries.items() if isinstance(value, np.ndarray)}
-        for key, array in arrays.items():
-            if (name := f"{table}/{key}") in tensors:
-                raise Contradiction(what=f"two of its arrays are called {plain(name, 80)}")
-            with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, of which the person is told
-                tensors[name] = torch.from_numpy(np.require(array, np.float32, ("C", "W")))
-        try:
-            rest[table] = plain_data({key: value for key, value in entries.items() if key not in arrays})
-        except NotPlainError:
-            continue
-    if not tensors:
+    with_arrays = {table: entries for table, entries in tables.items() if _has_arrays(entries)}
+    if not with_arrays:
         raise NoWeights(keys=", ".join(plain(table, 40) for table in [*tables][:6]) or "nothing at all")
+    found = _named(with_arrays)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, of which the person is told
+        tensors = {name: torch.from_numpy(np.require(array, np.float32, ("C", "W"))) for name, array in found.items()}
+    rest: dict[str, Any] = {}
+    for table, entries in with_arrays.items():
+        with suppress(NotPlainError):
+            rest[table] = plain_data({key: value for key, value in entries.items() if _is_number(key, value)})
     return tensors, rest
+
+
+def _has_arrays(entries: object) -> bool:
+    return type(entries) is dict and any(isinstance(value, np.ndarray) for value in entries.values())
+
+
+def _named(tables: Mapping[str, dict[Any, Any]]) -> dict[str, NDArray[Any]]:
+    """Return the arrays by table and name; raises as `taken_apart`.
+
+    To put a thing into many places, or under a long name that is used again and again, takes a few bytes each time.
+    """
+    found: dict[str, NDArray[Any]] = {}
+    seen: set[int] = set()
+    for table, entries in tables.items():
+        for key, array in entries.items():
+            if not isinstance(array, np.ndarray):
+                continue
+            if not isinstance(key, str) or len(table) + len(key) > MAX_NAME:
+                raise Contradiction(what=f"one of its arrays has a name that is no text of up to {MAX_NAME} characters")
+            if (name := f"{table}/{key}") in found:
+                raise Contradiction(what=f"two of its arrays are called {plain(name, 80)}")
+            if id(array) in seen:
+                raise Contradiction(what=f"one of its arrays bears two names, {plain(name, 80)} is the second")
+            found[name] = array
+            seen.add(id(array))
+    return found
+
+
+def _is_number(key: object, value: object) -> bool:
+    """Say whether it is a number under a name; all else may be large and in many tables at once."""
+    return isinstance(key, str) and len(key) <= MAX_NAME and isinstance(value, int | float)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import pickletools
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
@@ -41,7 +42,9 @@ _PUSHING: Final[dict[str, Callable[[Any], Any]]] = {
     "EMPTY_TUPLE": lambda _: (),
     "MARK": lambda _: _MARK,
     **dict.fromkeys(("BININT", "BININT1", "BININT2", "SHORT_BINUNICODE", "BINUNICODE"), lambda arg: arg),
-    **dict.fromkeys(("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), lambda arg: arg),
+    **dict.fromkeys(
+        ("SHORT_BINBYTES", "BINBYTES", "BINBYTES8"), lambda arg: arg.data if isinstance(arg, _Piece) else arg
+    ),
 }
 """What the opcodes push that take nothing."""
 
@@ -98,6 +101,20 @@ def _strange() -> NotACheckpoint:
     return NotACheckpoint(what="it names faiss, but is no feature index of so-vits-svc")
 
 
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A long piece of the mapped file, good for bytes alone: no text or number is so long."""
+
+    data: memoryview
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def decode(self, *_code: str) -> str:
+        """Fail as `str` and `int` do, which `pickletools` asks for other kinds of text and for numbers."""
+        raise TypeError("a text without end")
+
+
 class _Stream:
     """Mapped bytes as a stream, of which long pieces are not copied."""
 
@@ -105,10 +122,10 @@ class _Stream:
         self._whole = whole
         self._at = 0
 
-    def read(self, count: int) -> memoryview | bytes:
+    def read(self, count: int) -> _Piece | bytes:
         piece = self._whole[self._at : self._at + count]
         self._at += len(piece)
-        return piece if len(piece) > COPIED else bytes(piece)
+        return _Piece(piece) if len(piece) > COPIED else bytes(piece)
 
     def readline(self) -> bytes:
         line, end, _ = bytes(self._whole[self._at : self._at + COPIED]).partition(b"\n")

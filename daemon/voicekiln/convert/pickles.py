@@ -140,8 +140,8 @@ def follow(stream: BinaryIO, take: Callable[[pickletools.OpcodeInfo, Any], None]
     """
     try:
         with warnings.catch_warnings():
-            # Names with backslashes make Python's codecs complain; such a name is not on the list anyway.
-            warnings.filterwarnings("ignore", "invalid escape sequence", DeprecationWarning)
+            # Texts with backslashes make Python's codecs complain; such a name is not on the list anyway.
+            warnings.filterwarnings("ignore", "invalid (octal )?escape sequence", DeprecationWarning)
             for count, (op, arg, _) in enumerate(pickletools.genops(stream)):
                 if count > most:
                     raise NotACheckpoint(what="its table of contents is far larger than a voice's")

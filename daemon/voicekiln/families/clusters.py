@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from numpy.typing import NDArray
 
 from voicekiln.errors import Contradiction, OtherFamily, plain
 from voicekiln.families.base import MAX_ONNX_BYTES, Outline
-from voicekiln.families.companions import MAX_TEXT, beside
+from voicekiln.families.companions import beside, called
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.rvc_feed import Sampler
 from voicekiln.families.so_vits_svc_config import read_config
@@ -77,10 +78,13 @@ def numbering(outline: Outline, keys: Sequence[str], numbers: Mapping[str, int])
 
 def _found(name: str, speakers: Mapping[int, str], keys: Iterable[str], numbers: Mapping[str, int]) -> dict[str, int]:
     """Return the speakers' numbers if a config, that of the name, has them all."""
-    told = numbers or {speaker: number for number, speaker in speakers.items()}
+    common = Counter(speakers.values())
+    told = {speaker: number for number, speaker in speakers.items() if common[speaker] == 1}
     found: dict[str, int] = {}
     for key in keys:
-        if (number := told.get(plain(key[:MAX_TEXT]))) not in speakers or number is None:
+        number = numbers.get(key) if numbers else told.get(called(key))
+        # Long names are cut, and two of them may then be one.
+        if number is None or number not in speakers or number in found.values():
             raise Contradiction(what=f"{shown(name)} has no speaker {plain(key, 40)}")
         found[key] = number
     return found

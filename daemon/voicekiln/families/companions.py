@@ -22,9 +22,12 @@ CONFIG = ("config.json",)
 MAX_NUMBER = 65_536
 MAX_LIST = 16
 MAX_NAMES = 1000
-"""Speakers; so-vits-svc makes room for 200."""
+"""Speakers; so-vits-svc makes room for 200. All that is told of so many stays below `worker.wire.MAX_LINE`."""
+MAX_NAME = 60
+"""Characters of a speaker's name."""
 MAX_TEXT = 100
 """Characters."""
+RATES_HZ = range(8_000, 192_001)
 
 _Value = TypeVar("_Value")
 
@@ -47,11 +50,13 @@ class Companion:
         """Return the sentence on one that does not fit.
 
         Raises:
-            Contradiction: the problem, if it is the model's own.
+            Contradiction: the problem, if it is the model's own, and what can be done about it.
         """
+        name, why = shown(self.name), problem.found["what"]
         if self.own:
-            raise problem
-        return f"{shown(self.name)}, which lies beside it, is not this model's: {problem.found['what']}."
+            what = f"{why} ({name} beside it was taken for its own: correct or remove it if it is not)"
+            raise Contradiction(what=what) from problem
+        return f"{name}, which lies beside it, is not this model's: {why}."
 
 
 def beside(outline: Outline, general: Sequence[str] = CONFIG) -> Iterator[Companion]:
@@ -85,9 +90,10 @@ class Table:
 
     def rate(self, key: str) -> int | None:
         """Return a sample rate."""
-        if (value := self.values.get(key)) is not None and read_rate(value) is None:
+        rate = read_rate(value := self.values.get(key))
+        if value is not None and rate not in RATES_HZ:
             raise self.wrong(key, value)
-        return read_rate(value)
+        return rate
 
     def numbers(self, key: str) -> Shape | None:
         """Return a list of whole numbers."""
@@ -150,15 +156,27 @@ def speakers(name: str, raw: object) -> dict[int, str] | None:
     """Return the speakers' names by number, as they stand in a companion of that name; None if it names none.
 
     Raises:
-        Contradiction: if two have one number, or one has none.
+        Contradiction: if two have one number, one has none, or they are too many.
     """
     if not isinstance(raw, dict) or not raw:
         return None
+    check_count(len(raw))
     numbers = list(raw.values())
     whole = all(type(number) is int and 0 <= number < MAX_NUMBER for number in numbers)
-    if len(raw) > MAX_NAMES or not whole or len(set(numbers)) < len(numbers):
+    if not whole or len(set(numbers)) < len(numbers):
         raise Contradiction(what=f"{shown(name)} has speakers (spk) without a number of their own")
-    return {number: plain(str(speaker)[:MAX_TEXT]) for speaker, number in sorted(raw.items(), key=lambda it: it[1])}
+    return {number: called(speaker) for speaker, number in sorted(raw.items(), key=lambda it: it[1])}
+
+
+def called(speaker: object) -> str:
+    """Return a speaker's name as a person may read it."""
+    return plain(str(speaker), MAX_NAME)
+
+
+def check_count(count: int) -> None:
+    """Refuse more speakers than can be told of."""
+    if count > MAX_NAMES:
+        raise Contradiction(what=f"it has {count} speakers, {MAX_NAMES} at most are taken")
 
 
 def check_speakers(name: str, named: Mapping[int, str] | None, rows: int) -> None:

@@ -37,13 +37,15 @@ from voicekiln.families.diffusion_settings import HOP, METHODS, SAMPLE_RATE, Rea
 from voicekiln.families.singing import iteration, named
 from voicekiln.families.so_vits_svc_units import unsure
 from voicekiln.families.tensors import compare, contradiction, folded, stored
-from voicekiln.families.weights import Rule, rules
+from voicekiln.families.weights import Rule, Schedule, rules
 from voicekiln.job import Data, Part, Recipe
 
 MARKS = (f"{DENOISER}input_projection.weight", "unit_embed.weight")
 """Tensors that such a model has, and no relative of it has both."""
 FINE_ENOUGH = ("float32", "float64")
 """Types in which a schedule can be kept: in others its first times are nothing at all."""
+SCHEDULE = {BUFFERS[0]: False, BUFFERS[1]: True}
+"""What is used of it: whether the numbers fall."""
 ONE_SPEAKER = "This recipe asks for a speaker mix, but the model has one speaker and is not told who sings."
 
 V41 = Settings(
@@ -113,7 +115,7 @@ class ShallowDiffusion:
         # The condition by itself is always asked for shares, as so-vits-svc's exporter has it.
         mix = several and (recipe.speaker_mix or graph == "encoder")
         module = network(settings, graph)
-        weights = rules(outline.tensors)
+        weights = rules(outline.tensors) | {name: Schedule(name, falling) for name, falling in SCHEDULE.items()}
         halves = graph in ("diffusion", "denoise")
         return Exportable(
             graph_key=f"{self.name} {json.dumps(asdict(settings))} {graph}{' mix' if mix else ''}",

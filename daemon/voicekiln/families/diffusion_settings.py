@@ -14,7 +14,7 @@ from typing import Any
 
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import Table, beside, check_speakers, speakers
+from voicekiln.families.companions import Table, beside, check_count, check_speakers, speakers
 from voicekiln.families.diffusion_network import BUFFERS, DENOISER, LIMITS, SHIFT, Settings, expected
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import SILENT, Config
@@ -26,6 +26,8 @@ GENERAL = ("diffusion.yaml", "diffusion.yml", "config.yaml", "config.yml")
 
 SAMPLE_RATE = 44_100
 HOP = 512
+HOPS = range(16, 4097)
+"""Samples a frame; real models have 128 to 512. Nothing in the tensors tells."""
 METHODS = ("ddim", "dpm-solver++")
 """Samplers in the file, by their numbers; the last one is so-vits-svc's own choice."""
 SPEEDUP = 10
@@ -134,6 +136,7 @@ def measure(shapes: Mapping[str, Shape]) -> Settings:
     layers = numbered(shapes, rf"{DENOISER}residual_layers\.([0-9]{{1,3}})\.")
     (timesteps,) = axes(shapes, BUFFERS[0], 1)
     speakers = axes(shapes, "spk_embed.weight", 2)[0] if "spk_embed.weight" in shapes else 1
+    check_count(speakers)
     limits = axes(shapes, LIMITS[0], 3)[2]
     if channels % 2 or channels < LEAST_CHANNELS or not layers or mels > MAX_MELS or limits not in (1, mels):
         what = f"its denoiser has {channels} channels, {layers} layers and {mels} mel bands in {limits} ranges"
@@ -179,7 +182,7 @@ def _completed(found: Settings, name: str, raw: Any) -> tuple[Settings, Told]:  
     check_speakers(name, names, found.speakers)
     return replace(found, k_step_max=depth), Told(
         sample_rate=sizes.rate("sampling_rate") or SAMPLE_RATE,
-        hop=sizes.number("block_size") or HOP,
+        hop=sizes.number("block_size", HOPS[0], HOPS[-1]) or HOP,
         config=config,
         speakers=names,
         vocoder=vocoder.text("type"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from voicekiln.families import clusters
 from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline
+from voicekiln.families.companions import called, check_count
 from voicekiln.families.tensors import compare, contradiction
 from voicekiln.families.weights import Rule
 from voicekiln.job import Data, Part, Recipe
@@ -59,6 +60,7 @@ class FeatureIndex:
         speakers = tuple(name.removesuffix(VECTORS) for name in outline.tensors if name.endswith(VECTORS))
         if not speakers or f"{speakers[0]}{STARTS}" not in outline.tensors:
             return NotMine(f"it has no {VECTORS.strip('/')}")
+        check_count(len(speakers))
         settings = _measure(outline, speakers)
         clusters.check(self.title, settings.width, settings.vectors, settings.lists)
         numbers = {key: int(key) for key in speakers if key.isdecimal()}
@@ -170,7 +172,7 @@ def _describe(settings: Settings, numbering: clusters.Numbering) -> dict[str, An
         "f0": False,
         "speakers": len(settings.speakers),
         "speaker_names": [
-            {"id": number, "name": numbering.names.get(number, key)}
+            {"id": number, "name": numbering.names.get(number) or called(key)}
             for number, key in zip(numbers, settings.speakers, strict=True)
         ],
         "parameters": (sum(settings.vectors) + sum(settings.lists)) * settings.width,

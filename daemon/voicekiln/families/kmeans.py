@@ -14,7 +14,7 @@ from typing import Any
 from voicekiln.errors import plain
 from voicekiln.families import clusters
 from voicekiln.families.base import PLAIN, Claim, Exportable, NotMine, Outline, TensorInfo
-from voicekiln.families.companions import MAX_TEXT
+from voicekiln.families.companions import called, check_count
 from voicekiln.families.tensors import compare, contradiction
 from voicekiln.families.weights import Rule
 from voicekiln.job import Data, Part, Recipe
@@ -62,6 +62,7 @@ class KMeans:
         shapes = {name.removesuffix(ENDING): info for name, info in outline.tensors.items() if name.endswith(ENDING)}
         if not shapes:
             return NotMine(f"it has no {MARK}")
+        check_count(len(shapes))
         widths = {info.shape[-1] for info in shapes.values() if _is_table(info)}
         if len(widths) != 1 or not all(map(_is_table, shapes.values())):
             raise contradiction(["its cluster centres are no tables of one width"])
@@ -144,7 +145,7 @@ def _has_array(settings: Settings) -> bool:
 def _describe(settings: Settings, numbering: clusters.Numbering) -> dict[str, Any]:
     """Return what `inspect` shows."""
     named = [
-        {"id": numbering.numbers.get(name, number), "name": plain(name, MAX_TEXT)}
+        {"id": numbering.numbers.get(name, number), "name": called(name)}
         for number, name in enumerate(settings.speakers)
     ]
     return {

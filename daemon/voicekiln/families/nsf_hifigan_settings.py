@@ -14,7 +14,7 @@ from itertools import pairwise
 
 from voicekiln.errors import Contradiction, OtherFamily
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import MAX_NUMBER, Table, beside
+from voicekiln.families.companions import MAX_NUMBER, RATES_HZ, Table, beside
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
 
@@ -24,7 +24,6 @@ MAX_REACH = 10_000
 MAX_MELS = 1024
 MAX_TRANSFORM = 4096
 """Samples of a Fourier transform; the real ones have 2048."""
-RATES_HZ = range(8_000, 192_001)
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from typing import Any
 
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import Companion, Table, beside, check_speakers
+from voicekiln.families.companions import Companion, Table, beside, check_count, check_speakers
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import (
     LISTS,
@@ -71,6 +71,7 @@ def read(outline: Outline) -> Reading:
     """
     shapes = folded(outline.tensors)
     sizes = measure(shapes)
+    check_count(sizes["speakers"])
     notes: list[str] = []
     for companion in beside(outline):
         name = companion.name

@@ -105,7 +105,9 @@ def units(config: Config, width: int) -> Units:
 
 
 def unsure(fed: Units) -> tuple[str, ...]:
-    """Return the sentence for a voice of which nobody says from which encoder its features come."""
+    """Return the sentence for a voice of which nobody says, or knows, from which encoder its features come."""
+    if fed.sure and fed.encoder not in ENCODERS:
+        return (f"Nobody here knows the speech encoder {fed.encoder}; its name is passed on as written.",)
     if fed.sure:
         return ()
     if fed.encoder is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from voicekiln.errors import BadNumbers
+from voicekiln.errors import BadNumbers, Contradiction
 from voicekiln.nets.weight_norm import norm_scale
 
 
@@ -46,7 +46,16 @@ class Computed:
     arguments: tuple[float, ...]
 
 
-Rule = AsIs | Folded | Joined | Computed
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """The weight is a tensor of the checkpoint, one number for each time of a diffusion, all between 0 and 1."""
+
+    name: str
+    falling: bool
+    """Whether each is less than the one before; else none is."""
+
+
+Rule = AsIs | Folded | Joined | Computed | Schedule
 
 
 def rules(names: Iterable[str]) -> dict[str, Rule]:
@@ -70,6 +79,7 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
 
     Raises:
         BadNumbers: if folding gives numbers that are not finite (rows of zeros).
+        Contradiction: if a schedule is none.
         KeyError: if the tensors are not those that the rules were made for.
     """
     match rule:
@@ -85,3 +95,11 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
             return torch.cat([read(one, tensors) for one in each])
         case Computed(function, arguments):
             return function(*arguments)
+        case Schedule(name, falling):
+            numbers = tensors[name]
+            steps = numbers.diff()
+            ordered = steps < 0 if falling else steps >= 0
+            if not ((numbers > 0) & (numbers < 1)).all() or not ordered.all():
+                way = "falling" if falling else "rising"
+                raise Contradiction(what=f"{name} is no schedule: its numbers are not {way} between 0 and 1")
+            return numbers
