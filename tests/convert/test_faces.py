@@ -230,9 +230,9 @@ def test_several_faces_cost_one_conversion_of_the_weights(
     read = Counter[str]()
     real_read = weights.read
 
-    def opening(path: Path) -> Checkpoint:
+    def opening(path: Path, beside: Mapping[str, Path | None]) -> Checkpoint:
         opened.append(path)
-        return open_checkpoint(path)
+        return open_checkpoint(path, beside)
 
     def reading(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         read[str(rule)] += 1
@@ -331,6 +331,7 @@ def test_templates_are_made_for_the_faces_that_the_recipes_want(tmp_path: Path) 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(template, "float32", counted)
+        patch.setattr(voicekiln.families, "FAMILIES", voicekiln.families.FAMILIES[:1])
         patch.setattr(voicekiln.families.rvc_settings, "KNOWN", voicekiln.families.rvc_settings.KNOWN[:1])
         shown = maker.templates("build", recipes, lambda *_: None)["templates"]
     assert len(asked) == len(set(asked)) == len(shown)
