@@ -22,7 +22,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from onnxconverter_common import float16
 
 from voicekiln.convert.graph import BadGraphError, check, ports, scope
-from voicekiln.convert.kept import HANDED_ON, assert_rest_in_float32, assert_source_in_float32, kept_nodes
+from voicekiln.convert.kept import HANDED_ON, assert_rest_in_float32, assert_source_in_float32, kept_nodes, upstream
 from voicekiln.convert.loop import NAME, alone, bodies, everywhere
 
 LARGEST_HALF: Final = 65504.0
@@ -117,15 +117,9 @@ def _index_path(model: ModelProto) -> set[str]:
     """
     typed = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True).graph
     floats = _float32_values(typed)
-    makers = {name: node for node in typed.node for name in node.output}
-    todo = [node for node in typed.node if _target(node) == TensorProto.INT64 and node.input[0] in floats]
-    path = set()
-    while todo:
-        node = todo.pop()
-        if node.name not in path:
-            path.add(node.name)
-            todo += [makers[name] for name in node.input if name in makers]
-    return path
+    return upstream(
+        typed, (node for node in typed.node if _target(node) == TensorProto.INT64 and node.input[0] in floats)
+    )
 
 
 def store_as_half(model: ModelProto, in_float32: str | None, in_half: str | None = None) -> ModelProto:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 import onnx
-from onnx import GraphProto, ModelProto, TensorProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto
 
 from voicekiln.convert.graph import BadGraphError, noise_nodes, scope
 
@@ -43,7 +44,13 @@ def source_path(graph: GraphProto, module: str | None) -> set[str]:
     todo = [node for node in graph.node if node.name.startswith(scope(module)) and node.op_type != "Cast"]
     if not todo:
         raise BadGraphError(f"no node of {module} in the graph")
+    return upstream(graph, todo)
+
+
+def upstream(graph: GraphProto, nodes: Iterable[NodeProto]) -> set[str]:
+    """Return the names of some nodes of a graph and of all that lead to them."""
     makers = {name: node for node in graph.node for name in node.output}
+    todo = list(nodes)
     path = set()
     while todo:
         node = todo.pop()
