@@ -17,10 +17,9 @@ from voicekiln.families.base import Outline
 from voicekiln.families.companions import MAX_NUMBER, RATES_HZ, Table, beside
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
+from voicekiln.families.vits import check_reach
 
 MAX_STEPS = 16
-MAX_REACH = 10_000
-"""Samples to each side that one convolution may see; the real ones see 25. A config could ask for any memory else."""
 MAX_MELS = 1024
 MAX_TRANSFORM = 4096
 """Samples of a Fourier transform; the real ones have 2048."""
@@ -178,9 +177,7 @@ def _checked(settings: Settings) -> Settings:
     made = settings.network
     if any(kernel < rate or (kernel - rate) % 2 for kernel, rate in zip(made.up_kernels, made.rates, strict=True)):
         raise contradiction([f"its upsampling is {listed(made.rates)} by {listed(made.up_kernels)}"])
-    reach = max(k // 2 * max(d, default=0) for k, d in zip(made.block_kernels, made.dilations, strict=True))
-    if reach > MAX_REACH:
-        raise contradiction([f"a convolution of its decoder sees {reach} samples to each side"])
+    check_reach(made.block_kernels, made.dilations)
     return settings
 
 

@@ -11,22 +11,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from statistics import mode
 from typing import Any
 
 from voicekiln.errors import Contradiction, UnknownVocoder
+from voicekiln.families import vits
 from voicekiln.families.base import Outline
 from voicekiln.families.rvc_config import Config, read_config, read_rate
 from voicekiln.families.rvc_network import Settings, expected
-from voicekiln.families.tensors import Shape, axes, compare, contradiction, folded, listed, numbered
+from voicekiln.families.tensors import Shape, compare, contradiction, folded, listed, numbered
 
 FRAMES_PER_S = 100
 """Feature frames a second, whatever the sample rate."""
-MAX_WINDOW = 1000
-"""Frames; RVC has 10."""
-MAX_REACH = 10_000
-"""Samples to each side that one convolution of the decoder may see; RVC has 25. Far more, and a small file fills any
-memory: dilations leave no trace in the weights."""
 DILATIONS = (1, 3, 5)
 """Of every residual block that RVC trains."""
 
@@ -86,40 +81,11 @@ def read(outline: Outline) -> tuple[Settings, list[str]]:
 
 def _measure(shapes: Mapping[str, Shape]) -> dict[str, Any]:
     """Return those of the settings that can be read from shapes."""
-    steps = numbered(shapes, r"dec\.ups\.([0-9]{1,3})\.")
-    blocks = numbered(shapes, r"dec\.resblocks\.([0-9]{1,3})\.")
-    per_step = blocks // max(steps, 1)
-    if blocks != steps * per_step or not blocks:
-        raise contradiction([f"its decoder has {steps} upsampling steps and {blocks} residual blocks"])
-    width, features = axes(shapes, "enc_p.emb_phone.weight", 2)
-    twice, normed, _ = axes(shapes, "enc_p.proj.weight", 3)
-    half = axes(shapes, "flow.flows.0.pre.weight", 3)[1]
-    filter_channels, fed, kernel = axes(shapes, "enc_p.encoder.ffn_layers.0.conv_1.weight", 3)
-    _, offsets, head = axes(shapes, "enc_p.encoder.attn_layers.0.emb_rel_k", 3)
-    initial, decoded, _ = axes(shapes, "dec.conv_pre.weight", 3)
-    speakers, gin_channels = axes(shapes, "emb_g.weight", 2)
-    # Taken by majority, so that one wrong tensor is found out and not all the others.
-    hidden, channels = mode((width, normed, fed)), mode((decoded, twice // 2, half * 2))
-    if hidden % head or offsets % 2 == 0 or offsets == 1:
-        raise contradiction([f"relative attention of the size {offsets} x {head} does not fit {hidden} channels"])
-    return {
+    features, sizes = vits.measure(shapes, ("enc_p.emb_phone.weight", 2), "enc_p.encoder")
+    return sizes | {
         "features": features,
         "f0": any(name.startswith(("enc_p.emb_pitch.", "dec.m_source.", "dec.noise_convs.")) for name in shapes),
-        "channels": channels,
-        "hidden": hidden,
-        "filter_channels": filter_channels,
-        "heads": hidden // head,
-        "layers": numbered(shapes, r"enc_p\.encoder\.attn_layers\.([0-9]{1,3})\."),
-        "kernel": kernel,
-        "window": offsets // 2,
-        # Every other step of the flow is a flip, which has no tensors.
-        "flows": (numbered(shapes, r"flow\.flows\.([0-9]{1,3})\.") + 1) // 2,
         "flow_layers": numbered(shapes, r"flow\.flows\.0\.enc\.in_layers\.([0-9]{1,3})\."),
-        "initial": initial,
-        "up_kernels": tuple(axes(shapes, f"dec.ups.{i}.weight", 3)[2] for i in range(steps)),
-        "block_kernels": tuple(axes(shapes, f"dec.resblocks.{i}.convs1.0.weight", 3)[2] for i in range(per_step)),
-        "speakers": speakers,
-        "gin_channels": gin_channels,
     }
 
 
@@ -140,17 +106,7 @@ def _check_counts(s: Settings) -> None:
         raise contradiction(["layers of the text encoder or the flow are missing"])
     if len(s.rates) != len(s.up_kernels):
         raise contradiction([f"its settings have {len(s.rates)} upsampling steps, its decoder {len(s.up_kernels)}"])
-    if len(s.dilations) != len(s.block_kernels):
-        raise contradiction(
-            [f"its settings have {len(s.dilations)} residual blocks a step, its decoder {len(s.block_kernels)}"]
-        )
-    if s.channels % 2 or s.initial >> len(s.rates) < 1 or not all(k % 2 for k in (s.kernel, *s.block_kernels)):
-        raise contradiction(["the sizes of its layers cannot be halved or centred as they have to be"])
-    reach = max(kernel // 2 * max(steps) for kernel, steps in zip(s.block_kernels, s.dilations, strict=True))
-    if reach > MAX_REACH:
-        raise contradiction([f"a convolution of its decoder sees {reach} samples to each side"])
-    if s.window > MAX_WINDOW:
-        raise contradiction([f"its relative attention sees {s.window} frames to each side"])
+    vits.check(s, (s.kernel,))
 
 
 def _check_rates(s: Settings) -> None:

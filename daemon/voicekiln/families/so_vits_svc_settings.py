@@ -15,6 +15,7 @@ from itertools import pairwise
 from typing import Any
 
 from voicekiln.errors import Contradiction
+from voicekiln.families import vits
 from voicekiln.families.base import Outline
 from voicekiln.families.companions import Companion, Table, beside, check_count, check_speakers
 from voicekiln.families.rvc_config import shown
@@ -36,11 +37,6 @@ SAMPLE_RATE = 44_100
 DILATIONS = (1, 3, 5)
 """Of every residual block in every template of so-vits-svc and its fork, as are the two above."""
 
-MAX_WINDOW = 1000
-"""Frames; so-vits-svc has 4."""
-MAX_REACH = 10_000
-"""Samples to each side that one convolution of the decoder may see; so-vits-svc has 25. Far more, and a small file
-fills any memory: dilations leave no trace in the weights."""
 MAX_HOP = 4096
 """Samples a frame; the source holds several numbers for each."""
 
@@ -153,18 +149,7 @@ def _rates(config: Config, sizes: Mapping[str, Any], shapes: Mapping[str, Shape]
 def _check(s: Settings) -> None:
     if min(s.layers, s.flows, s.flow_layers) < 1 or (s.f0_decoder and s.f0_layers < 1):
         raise contradiction(["layers of the text encoder, the flow or the f0 decoder are missing"])
-    if len(s.dilations) != len(s.block_kernels):
-        raise contradiction(
-            [f"its settings have {len(s.dilations)} residual blocks a step, its decoder {len(s.block_kernels)}"]
-        )
-    centred = (s.kernel, *s.block_kernels, s.flow_kernel or 1)
-    if s.channels % 2 or s.initial >> len(s.rates) < 1 or not all(kernel % 2 for kernel in centred):
-        raise contradiction(["the sizes of its layers cannot be halved or centred as they have to be"])
-    reach = max(kernel // 2 * max(steps) for kernel, steps in zip(s.block_kernels, s.dilations, strict=True))
-    if reach > MAX_REACH:
-        raise contradiction([f"a convolution of its decoder sees {reach} samples to each side"])
-    if s.window > MAX_WINDOW:
-        raise contradiction([f"its relative attention sees {s.window} frames to each side"])
+    vits.check(s, (s.kernel, s.flow_kernel or 1))
     odd = any(kernel < rate or (kernel - rate) % 2 for kernel, rate in zip(s.up_kernels, s.rates, strict=True))
     if odd or s.hop > MAX_HOP:
         raise contradiction([f"its upsampling is {listed(s.rates)} by {listed(s.up_kernels)}"])
