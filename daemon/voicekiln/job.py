@@ -20,20 +20,25 @@ from voicekiln.errors import Refusal
 Precision = Literal["fp32", "fp16"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
-Interface = Literal["rvc", "w-okada", "moevs"]
+Interface = Literal["rvc", "w-okada", "moevs", "single", "voice-conversion"]
 """A face that the ONNX shows: names and order of inputs and outputs that clients bind to, and what they read beside it.
-`moevs` is the file of `rvc` in the folder that its client wants."""
+`rvc` is what a family makes for most clients; `moevs` is the file of `rvc` in the folder that its client wants."""
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
 
-Main = Literal["rvc", "w-okada", "moevs", "so-vits-svc", "diffusion", "kmeans", "index", "vocoder"]
+Main = Literal[
+    "rvc", "w-okada", "moevs", "single", "voice-conversion",
+    "so-vits-svc", "diffusion", "kmeans", "index", "vocoder", "decoder", "speaker_encoder",
+]  # fmt: skip
 Extra = Literal["autof0", "encoder", "denoise", "pred", "after", "alpha", "mel"]
 Part = Main | Extra
 """One of the networks that are made of a file: a face of a voice, or a piece of what it needs. An extra one stands
 beside the main one and never takes its name."""
 EXTRAS: tuple[Extra, ...] = get_args(Extra)
 PARTS: tuple[Part, ...] = (*get_args(Main), *EXTRAS)
+NAMED: tuple[Main, ...] = ("decoder", "speaker_encoder")
+"""Main ones that do not take the voice's name either: by themselves they are not what somebody looks for under it."""
 
-Data = Literal["KMeans", "vectors", "centroids", "lists"]
+Data = Literal["KMeans", "vectors", "centroids", "lists", "d_vectors"]
 """Numbers that clients read themselves, in a NumPy file beside the ONNX files."""
 DATA: tuple[Data, ...] = get_args(Data)
 

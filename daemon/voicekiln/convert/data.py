@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Final
 
 from voicekiln.errors import plain
+from voicekiln.families.base import Cleaned, exact
 
 MAX_VALUES: Final = 20_000
 """In all, those in lists and tables counted each; what holds more counts as no plain data."""
@@ -22,7 +23,8 @@ class NotPlainError(Exception):
 def plain_data(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind
     """Return plain data as new objects of the basic types.
 
-    Texts are cleaned for reading, and infinity and NaN become texts, so that all of it can be written as JSON.
+    Texts are cleaned for reading (`Cleaned` remembers what they were), and infinity and NaN become texts, so that all of
+    it can be written as JSON.
 
     Raises:
         NotPlainError: if it is something else.
@@ -41,10 +43,19 @@ def _copy(value: Any, depth: int, budget: Iterator[int]) -> Any:  # noqa: ANN401
         case float():
             return float(value) if math.isfinite(value) else str(value)
         case str() if len(value) <= MAX_TEXT:
-            return plain(value, MAX_TEXT)
+            return _cleaned(value, MAX_TEXT)
         case list() | tuple():
             return [_copy(item, depth - 1, budget) for item in value]
         case dict() if all(isinstance(key, str | int) for key in dict.keys(value)):
-            return {plain(str(key), 200): _copy(item, depth - 1, budget) for key, item in dict.items(value)}
+            return {_cleaned(str(key), 200): _copy(item, depth - 1, budget) for key, item in dict.items(value)}
         case _:
             raise NotPlainError
+
+
+def _cleaned(text: str, limit: int) -> str:
+    """Return the text as a person may read it."""
+    if (clean := plain(text, limit)) == text:
+        return clean
+    found = Cleaned(clean)
+    found.exact = exact(text)
+    return found

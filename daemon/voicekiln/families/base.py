@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PLAIN = Recipe("default")
 MAX_ONNX_BYTES = 2**31 - 2**24
 """What one file can hold, less some room for the graph itself."""
+NO_TEXT = "it is for voices that read text (Coqui, YourTTS)"
+"""Why other voices do not have the faces `single` and `voice-conversion`."""
 WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 """Of most families; see `Exportable.wanted_db`."""
 
@@ -31,6 +33,32 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: str
     """`float16`, `float32`, `bfloat16`, `int64` ..."""
+
+
+class Cleaned(str):
+    """A text out of a file in which something was replaced for reading (see `errors.plain`); `exact` is how it was."""
+
+    __slots__ = ("exact",)
+
+    exact: str
+
+
+def exact(text: str) -> str:
+    """Return the text as it stands in the file, whatever was replaced in it for reading. No person may see it."""
+    return text.exact if isinstance(text, Cleaned) else text
+
+
+@dataclass(frozen=True, slots=True)
+class DVectors:
+    """A companion with a vector for each speaker, the mean of his clips; the numbers themselves are a tensor."""
+
+    names: tuple[str, ...]
+    """The speakers, in the order of the rows; texts as `exact` knows them."""
+    clips: tuple[int, ...]
+    """Of how many vectors each is the mean."""
+    width: int
+    tensor: str
+    """By this name rules read them: float32, (speakers, width)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +74,7 @@ class Outline:
     keys: tuple[str, ...]
     """All top-level keys, also those that hold neither tensors nor plain data."""
     beside: Mapping[str, Any] = field(default_factory=dict)
-    """Companions, parsed, by their file names: plain data; None for one that is there but cannot be read."""
+    """Companions, parsed, by their file names: plain data or `DVectors`; None for one that cannot be read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +140,9 @@ class Exportable:
     """Path of a submodule that passes its input on unchanged, and the name of the output that carries it. A network
     that predicts f0 and then adds it up as phase multiplies the last digit's difference: the prediction is compared by
     itself, and what follows from it with both sides on the file's prediction."""
+    rounds: bool = False
+    """Whether the length of what comes out is a prediction of the network's, rounded: two that agree to the last digit
+    but one may then differ by a frame, once in a great while."""
     notes: tuple[str, ...] = ()
     """Sentences for the person: what the recipe wants and this network does not do."""
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from voicekiln.errors import NoSuchFace, OtherFamily, UnknownVocoder, plain
 from voicekiln.families import rvc_feed, rvc_settings, sample
-from voicekiln.families.base import MAX_ONNX_BYTES, PLAIN, WANTED_DB, Claim, Exportable, NotMine, Outline
+from voicekiln.families.base import MAX_ONNX_BYTES, NO_TEXT, PLAIN, WANTED_DB, Claim, Exportable, NotMine, Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import Settings, expected, network
 from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
@@ -107,6 +107,8 @@ class Rvc:
         if problems := compare(expected(settings), folded(kept)):
             raise contradiction(problems)
         model = claim.model
+        if part in ("single", "voice-conversion"):
+            raise NoSuchFace(interface=part, why=NO_TEXT)
         if part == "moevs" and not settings.f0:
             raise NoSuchFace(interface=part, why=rvc_feed.NO_MOEVS)
         live = part == "w-okada"

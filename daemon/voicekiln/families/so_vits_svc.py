@@ -16,6 +16,7 @@ from voicekiln.errors import NoSuchFace, OtherFamily
 from voicekiln.families import so_vits_svc_feed as feeding
 from voicekiln.families.base import (
     MAX_ONNX_BYTES,
+    NO_TEXT,
     PLAIN,
     WANTED_DB,
     Claim,
@@ -129,6 +130,8 @@ class SoVitsSvc:
         settings, told = found.settings, found.config
         if problems := compare(expected(settings), folded(outline.tensors)):
             raise contradiction(problems)
+        if part in ("single", "voice-conversion"):
+            raise NoSuchFace(interface=part, why=NO_TEXT)
         if part == "w-okada":
             raise NoSuchFace(interface=part, why=feeding.NO_LIVE)
         if part == "autof0" and not settings.f0_decoder:

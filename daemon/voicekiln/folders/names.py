@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import PurePosixPath
 
 from voicekiln.errors import plain
-from voicekiln.job import DATA, EXTRAS, INTERFACES
+from voicekiln.job import DATA, EXTRAS, INTERFACES, NAMED
 
 ENDINGS = (".pth", ".pt", ".pkl")
 BARE = "model"
@@ -207,7 +207,7 @@ def _plainest(base: str) -> str:
     return f"_{name}" if WINDOWS.fullmatch(name) else name
 
 
-_MARKS = ("", *(face for face in INTERFACES if face != "moevs"), *EXTRAS)
+_MARKS = ("", *(face for face in INTERFACES if face != "moevs"), *NAMED, *EXTRAS)
 _FLAT = (
     *(onnx_name("", mark, half=half) for mark in _MARKS for half in (False, True)),
     *(data_name("", name) for name in DATA),

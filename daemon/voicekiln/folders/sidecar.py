@@ -19,7 +19,7 @@ from voicekiln.errors import Refusal, plain
 from voicekiln.folders.names import MOEVS_TYPES, data_name, moevs_names, onnx_name, shown
 from voicekiln.folders.outbox import Piece, is_sha256
 from voicekiln.folders.voices import Kind, Published
-from voicekiln.job import EXTRAS, Conversion, OnnxFile, Recipe, staged
+from voicekiln.job import EXTRAS, NAMED, Conversion, OnnxFile, Recipe, staged
 from voicekiln.words import Words
 
 SCHEMA = 2
@@ -110,7 +110,7 @@ def result(  # noqa: PLR0913, PLR0917 - all that stands in a sidecar comes from 
 
 def onnx_names(base: str, files: Sequence[OnnxFile]) -> list[tuple[str, ...]]:
     """Return for each file its path from the sidecar's folder, and that of its client's file where it has one."""
-    main = next((file.interface for file in files if file.interface not in ("moevs", *EXTRAS)), None)
+    main = next((file.interface for file in files if file.interface not in ("moevs", *NAMED, *EXTRAS)), None)
     whole = {file.interface for file in files if file.precision == "fp32"}
     found: list[tuple[str, ...]] = []
     for file in files:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from voicekiln.job import EXTRAS, INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Refused
+from voicekiln.job import EXTRAS, INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Part, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
@@ -40,6 +40,8 @@ from voicekiln.worker.wire import (
     encode,
 )
 
+BESIDE: frozenset[Part] = frozenset({"moevs", "single", "voice-conversion"})
+"""Faces that may stand beside a family's own."""
 MAX_FILES = len(PRECISIONS) * max(len(INTERFACES), 1 + len(EXTRAS))
 MAX_ENTERED = 2 * MAX_FILES * len(STAGES)
 """How often a job may say that it has entered a stage: some are entered once for each file, or twice if need be."""
@@ -273,7 +275,7 @@ def _is_asked_for(answer: Finished, request: Request) -> bool:
     faces = parts & {*INTERFACES}
     main = parts - faces - {*EXTRAS}
     wanted = sorted(product(parts, recipe.precisions))
-    asked = faces <= {*recipe.interfaces} and (len(main) == 1 and faces <= {"moevs"} if main else bool(faces))
+    asked = faces <= {*recipe.interfaces} and (len(main) == 1 and faces <= BESIDE if main else bool(faces))
     several = len({array.name for array in answer.conversion.data}) < len(answer.conversion.data)
     found = sorted((file.interface, file.precision) for file in files)
     return verified and asked and found == wanted and not several
