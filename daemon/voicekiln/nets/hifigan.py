@@ -44,10 +44,29 @@ class ResBlock1(nn.Module):
         return x
 
 
+class ResBlock2(nn.Module):
+    """Two dilated convolutions, each added to its input: fewer numbers for less quality."""
+
+    def __init__(self, channels: int, kernel: int, dilations: Sequence[int]) -> None:
+        """Lay out the layers; configs may list more than two dilations, and the others are not used."""
+        super().__init__()
+        conv = _conv if channels >= WIDE else nn.Conv1d
+        self.convs = nn.ModuleList(
+            conv(channels, channels, kernel, dilation=dilation, padding=dilation * (kernel - 1) // 2)
+            for dilation in dilations[:2]
+        )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return (1, channels, samples), or (1, channels, 1, samples) if it is wide, in the same shape."""
+        for conv in self.convs:
+            x = x + conv(F.leaky_relu(x, SLOPE))
+        return x
+
+
 class Generator(nn.Module):
     """From (1, channels, frames) to audio."""
 
-    block: type[ResBlock1] = ResBlock1
+    block: type[ResBlock1 | ResBlock2] = ResBlock1
 
     def __init__(  # noqa: PLR0913, PLR0917 - the architecture's own numbers
         self,
@@ -118,6 +137,12 @@ class Generator(nn.Module):
     def bend_last(self, x: torch.Tensor) -> torch.Tensor:
         """Return (1, channels, samples) as it goes into the last convolution."""
         return F.leaky_relu(x)
+
+
+class SmallGenerator(Generator):
+    """The decoder with residual blocks of the second kind."""
+
+    block = ResBlock2
 
 
 def _conv(  # noqa: PLR0913 - what a convolution has
