@@ -24,7 +24,7 @@ from plain_export import TRACED, network, plain, rolled
 from reference_voices import Arrays, ac_snr_db
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import PLAIN, Claim, Exportable, Family, NotMine, Outline, TensorInfo
-from voicekiln.families.weights import AsIs, Computed, Folded, Joined, Rule, Schedule
+from voicekiln.families.weights import AsIs, Computed, Derived, Folded, Joined, Rule, Schedule
 from voicekiln.job import Part, Recipe
 
 UNSEEN = (1, 5, 40, 131)
@@ -59,6 +59,8 @@ class FamilyContract:
     family: Family
     part: Part | None = None
     recipe: Recipe = PLAIN
+    axis: str = "frames"
+    """Whose length is asked for when inputs are drawn."""
 
     def mine(self) -> Sequence[dict[str, Any]]:
         """Return checkpoints as the training tool saves them; the first two differ in their weights alone."""
@@ -172,7 +174,7 @@ class FamilyContract:
             fixed = [(size, axis) for size, axis in pairs[port.name] if isinstance(axis, int)]
             assert all(size == axis for size, axis in fixed)
         lengths = {(axis, size) for each in pairs.values() for size, axis in each if isinstance(axis, str)}
-        assert ("frames", frames) in lengths
+        assert (self.axis, frames) in lengths
         assert len({axis for axis, _ in lengths}) == len(lengths)
 
     def test_agrees_with_itself_at_unseen_lengths(self) -> None:
@@ -228,6 +230,8 @@ def names(rule: Rule) -> tuple[str, ...]:
             return (name,)
         case Folded(g, v):
             return g, v
+        case Derived(names=several):
+            return several
         case Joined(each):
             return tuple(name for one in each for name in names(one))
         case Computed():

@@ -8,7 +8,8 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from voicekiln.errors import BadNumbers
-from voicekiln.families.weights import AsIs, Computed, Folded, Joined, read, rules
+from voicekiln.families.weights import AsIs, Computed, Derived, Folded, Joined, read, rules
+from voicekiln.nets.batch_norm import affine
 from voicekiln.nets.weight_norm import older_spelling
 
 FOLDED = Folded("up.weight_g", "up.weight_v")
@@ -68,6 +69,21 @@ def test_a_computed_weight_needs_no_tensor() -> None:
     rule = Computed(torch.arange, (2, 5))
     assert read(rule, {}).tolist() == [2, 3, 4]
     assert rule == Computed(torch.arange, (2, 5)) != Computed(torch.arange, (2, 6))
+
+
+def test_a_derived_weight_is_computed_from_tensors() -> None:
+    """From several of them, in their order, and from settings."""
+    tensors = {"a": torch.ones(2), "b": torch.zeros(2)}
+    assert read(Derived(torch.sub, ("b", "a")), tensors).tolist() == [-1, -1]
+    assert read(Derived(torch.roll, ("a",), (1,)), {"a": torch.arange(3)}).tolist() == [2, 0, 1]
+
+
+def test_a_batch_norm_that_cannot_be_is_bad_numbers() -> None:
+    """A variance below zero, factor and summand of each such channel counted."""
+    tensors = {name: torch.ones(3) for name in ("w", "b", "m")} | {"v": torch.tensor([1.0, -1.0, 4.0])}
+    with pytest.raises(BadNumbers) as caught:
+        read(Derived(affine, ("w", "b", "m", "v")), tensors)
+    assert caught.value.found == {"count": 2, "tensor": "v"}
 
 
 @pytest.mark.parametrize("g", [0.0, 1.0])

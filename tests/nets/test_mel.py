@@ -11,7 +11,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-from voicekiln.nets.mel import LogMel, dft_weights, mel_weights
+from voicekiln.nets.mel import Dft, LogMel, dft_weights, mel_weights, windowed
 
 RATE, N_FFT, HOP, MELS, LOW, HIGH = 44_100, 2048, 512, 128, 40.0, 16_000.0
 
@@ -159,6 +159,19 @@ def test_a_shorter_window_stands_in_the_middle() -> None:
     """With as many zeros before it as after it."""
     heard = dft_weights(64, 40)[0, 0] != 0
     assert heard.nonzero().flatten().tolist() == list(range(13, 52))  # the window itself begins with a zero
+
+
+@pytest.mark.parametrize("samples", [64, 40, 33])
+def test_any_window_will_do(samples: int) -> None:
+    """One of a checkpoint's, in its own precision, stands where a fast transform has it."""
+    window = torch.hamming_window(samples)
+    audio = torch.from_numpy(voice(500))
+    want = torch.stft(audio, 64, 16, samples, window.double(), return_complex=True).abs().square()
+    dft = Dft(64, 16).double()
+    with torch.no_grad():
+        dft.conv.weight.copy_(windowed(window, 64))
+        got = dft(torch.nn.functional.pad(audio[None, None], (32, 32), "reflect"))[0]
+    torch.testing.assert_close(got, want, atol=1e-4, rtol=1e-5)
 
 
 def test_a_shorter_window_is_mirrored_by_less() -> None:

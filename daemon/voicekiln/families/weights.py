@@ -55,7 +55,18 @@ class Schedule:
     """Whether each is less than the one before; else none is."""
 
 
-Rule = AsIs | Folded | Joined | Computed | Schedule
+@dataclass(frozen=True, slots=True)
+class Derived:
+    """The weight is computed from tensors of the checkpoint: a transform under its window, a batch norm in use."""
+
+    function: Callable[..., torch.Tensor]
+    """Is called with the tensors, then with the arguments."""
+    names: tuple[str, ...]
+    """If the numbers come out not finite, the last of them is to blame."""
+    arguments: tuple[int, ...] = ()
+
+
+Rule = AsIs | Folded | Joined | Computed | Schedule | Derived
 
 
 def rules(names: Iterable[str]) -> dict[str, Rule]:
@@ -78,7 +89,7 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
     """Return the weight: float32 if it had to be computed, else in the file's own precision and perhaps mapped from it.
 
     Raises:
-        BadNumbers: if folding gives numbers that are not finite (rows of zeros).
+        BadNumbers: if numbers that are not finite come of it (rows of zeros, a variance below zero).
         Contradiction: if a schedule is none.
         KeyError: if the tensors are not those that the rules were made for.
     """
@@ -88,8 +99,7 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
         case Folded(g, v):
             # No number of the product is larger than one of g, so its scale alone has to be looked at.
             scale = norm_scale(tensors[g], tensors[v])
-            if bad := int((~scale.isfinite()).sum()):
-                raise BadNumbers(count=bad, tensor=v)
+            _check_finite(scale, v)
             return tensors[v].float().mul(scale)
         case Joined(each):
             return torch.cat([read(one, tensors) for one in each])
@@ -103,3 +113,12 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
                 way = "falling" if falling else "rising"
                 raise Contradiction(what=f"{name} is no schedule: its numbers are not {way} between 0 and 1")
             return numbers
+        case Derived(function, names, arguments):
+            made = function(*(tensors[name] for name in names), *arguments)
+            _check_finite(made, names[-1])
+            return made
+
+
+def _check_finite(numbers: torch.Tensor, tensor: str) -> None:
+    if bad := int((~numbers.isfinite()).sum()):
+        raise BadNumbers(count=bad, tensor=tensor)

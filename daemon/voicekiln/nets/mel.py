@@ -61,13 +61,23 @@ class LogMel(nn.Module):
 
 
 def dft_weights(n_fft: int, window: int) -> torch.Tensor:
-    """Return the weights of `Dft`, (2 * bins, 1, n_fft): cosines, then sines, under a Hann window in their middle."""
+    """Return the weights of `Dft` under a Hann window of so many samples, as `windowed` does."""
+    places = torch.arange(window, dtype=torch.float64)
+    return windowed(0.5 - 0.5 * torch.cos(2 * math.pi * places / window), n_fft)
+
+
+def windowed(window: torch.Tensor, n_fft: int) -> torch.Tensor:
+    """Return the weights of `Dft`, (2 * bins, 1, n_fft): cosines, then sines, under a window.
+
+    The window, (samples,), stands in the middle; it is no longer than the transform.
+    """
     places = torch.arange(n_fft, dtype=torch.float64)
     turns = torch.outer(torch.arange(n_fft // 2 + 1, dtype=torch.float64), places) % n_fft / n_fft  # exact up to here
     angles = 2 * math.pi * turns
-    within = places - (n_fft - window) // 2
-    hann = torch.where((within >= 0) & (within < window), 0.5 - 0.5 * torch.cos(2 * math.pi * within / window), 0.0)
-    return (torch.cat([torch.cos(angles), -torch.sin(angles)]) * hann).float().unsqueeze(1)
+    before = (n_fft - len(window)) // 2
+    within = torch.zeros(n_fft, dtype=torch.float64)
+    within[before : before + len(window)] = window
+    return (torch.cat([torch.cos(angles), -torch.sin(angles)]) * within).float().unsqueeze(1)
 
 
 def mel_weights(rate: int, n_fft: int, mels: int, low_hz: float, high_hz: float) -> torch.Tensor:
