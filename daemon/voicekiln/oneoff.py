@@ -22,12 +22,12 @@ from typing import Any, Literal, Self
 
 from voicekiln.errors import Changed, Incomplete, NotAFile, Refusal
 from voicekiln.folders import sidecar
-from voicekiln.folders.beside import Neighbours, may_be_companion
+from voicekiln.folders.beside import Neighbours, may_be_companion, most_bytes
 from voicekiln.folders.files import open_folder, open_plain
 from voicekiln.folders.inbox import kind_of, stamp_of
 from voicekiln.folders.names import output_base, temp_name
 from voicekiln.folders.outbox import Delivery, Rights, publish
-from voicekiln.folders.spool import Spooled, copies_beside, keep_beside, read_beside, take
+from voicekiln.folders.spool import Spooled, copies_beside, copy_beside, places_beside, take
 from voicekiln.folders.voices import Published
 from voicekiln.job import Conversion, Converted, Job, Lost, Recipe, Refused, Speech, Stage, staged_files
 from voicekiln.settings import Settings
@@ -238,13 +238,20 @@ def _companions(path: Path, copy: Path) -> dict[str, str | None]:
     """Copy what belongs to the file `path` and lies beside it to where `copy` lies; return the sha256 of each by name.
 
     The person who gave the file may use links as he likes.
+
+    Raises:
+        NotDoneError: if one of them is just being written.
+        OSError: if one cannot be read.
     """
     around = path.absolute().parent
-    texts: dict[str, bytes | None] = {}
-    names = (entry.name for entry in around.iterdir() if may_be_companion(entry.name))
-    for name in Neighbours(names).of(path.name):
-        if (around / name).is_file():
-            real = (around / name).resolve()
-            for _, text in read_beside(real.parent, PurePosixPath(), [real.name]).values():
-                texts[name] = text
-    return keep_beside(copy, texts)
+    near = (entry.name for entry in around.iterdir() if may_be_companion(entry.name))
+    names = [name for name in Neighbours(near).of(path.name) if (around / name).is_file()]
+    found: dict[str, str | None] = {}
+    for name, place in places_beside(copy, names).items():
+        real = (around / name).resolve()
+        try:
+            companion = copy_beside(real.parent, PurePosixPath(real.name), place, most_bytes(name))
+        except Changed as error:
+            raise NotDoneError(error.why) from error
+        found[name] = None if companion is None else companion.sha256
+    return found

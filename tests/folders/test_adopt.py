@@ -17,11 +17,13 @@ from kiln import Kiln
 from voicekiln.folders.adopt import found_in
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import MAX_DEPTH
-from voicekiln.folders.names import BELOW, NAME_MAX, WAS_LONGEST, bases
+from voicekiln.folders.names import BELOW, LONGEST, NAME_MAX, bases, output_base
 from voicekiln.folders.voices import Found, Published
-from voicekiln.job import INTERFACES, Converted, Recipe
+from voicekiln.job import Converted, Interface, Recipe
 
 Body = dict[str, Any]
+FACES: tuple[Interface, ...] = ("rvc", "w-okada", "moevs")
+"""All that an RVC voice has."""
 
 
 @pytest.fixture
@@ -40,7 +42,7 @@ def outbox(tmp_path: Path) -> Path:
 @pytest.fixture
 def faces(tmp_path: Path) -> Path:
     """Return an outbox with a result that has all faces."""
-    kiln = Kiln(tmp_path, recipes={"default": Recipe("default", ("fp32", "fp16"), interfaces=INTERFACES)})
+    kiln = Kiln(tmp_path, recipes={"default": Recipe("default", ("fp32", "fp16"), interfaces=FACES)})
     kiln.drop("sub/a.pth")
     kiln.run(60)
     kiln.close()
@@ -362,7 +364,7 @@ def test_all_faces_of_a_result_are_told_of(faces: Path) -> None:
     }
     assert sorted(file.kind for file in found.files) == ["client"] * 2 + ["onnx"] * 6 + ["sidecar"]
     assert found.recipe is not None
-    assert found.recipe.interfaces == INTERFACES
+    assert found.recipe.interfaces == FACES
     assert isinstance(found.ending, Converted)
     assert [file.client for file in found.ending.conversion.files] == [{}] * 4 + [{"Type": "RVC"}] * 2
 
@@ -430,17 +432,21 @@ def test_a_sidecar_of_the_time_with_one_face_is_believed(outbox: Path) -> None:
     assert {file.interface for file in found.ending.conversion.files} == {"rvc"}
 
 
-def test_results_under_a_stem_that_had_room_before_are_known(tmp_path: Path) -> None:
-    """Endings have grown longer with the faces; what lies there keeps its name."""
-    stem = "x" * (NAME_MAX - WAS_LONGEST)
+@pytest.mark.parametrize("was_longest", [len(".error.json"), len(".w-okada.fp16.onnx")])
+@pytest.mark.parametrize("length", ["as long as it could be", "shortened then as well"])
+def test_results_under_a_stem_that_had_room_before_are_known(tmp_path: Path, was_longest: int, length: str) -> None:
+    """Endings have grown longer with the faces and parts; what lies there keeps its name."""
+    source = "x" * (NAME_MAX - (was_longest if length.startswith("as") else len(".pth"))) + ".pth"
+    stem = output_base(source, NAME_MAX + LONGEST - was_longest)
     kiln = Kiln(tmp_path)
     kiln.drop("a.pth")
     kiln.run(30)
     kiln.close()
     body = json.loads((kiln.outbox / "a.json").read_text())
-    body["source"]["path"] = f"{stem}.pth"
+    body["source"]["path"] = source
     body["onnx"][0]["name"] = f"{stem}.onnx"
     (kiln.outbox / "a.onnx").rename(kiln.outbox / f"{stem}.onnx")
     (kiln.outbox / f"{stem}.json").write_text(json.dumps(body))
+    assert len(f"{stem}.json") <= NAME_MAX
     assert [str(found.base) for found in found_in(kiln.outbox) if found.base.name == stem] == [stem]
-    assert next(bases(PurePosixPath(f"{stem}.pth"))) != stem
+    assert next(bases(PurePosixPath(source))) != stem

@@ -6,10 +6,12 @@ import errno
 import hashlib
 import json
 import os
+import tracemalloc
 from collections.abc import Callable, Mapping
+from functools import partial
 from itertools import product
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, BinaryIO, Self, cast
 
 import pytest
 from hypothesis import given
@@ -19,11 +21,21 @@ from arrivals import archive
 from voicekiln.errors import Changed
 from voicekiln.folders import inbox as looking
 from voicekiln.folders import spool as copying
-from voicekiln.folders.beside import MAX_BYTES, Neighbours, digest, may_be_companion
+from voicekiln.folders.beside import (
+    GENERAL,
+    MAX_BYTES,
+    MAX_VECTORS_BYTES,
+    OWN,
+    Neighbours,
+    digest,
+    may_be_companion,
+    most_bytes,
+)
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import scan
+from voicekiln.folders.names import fold, stem_of
 from voicekiln.folders.rows import stamp_in, text_of
-from voicekiln.folders.spool import Spooled, all_beside, copies_beside, take
+from voicekiln.folders.spool import Companion, Spooled, all_beside, copies_beside, take
 from voicekiln.folders.voices import alone, key_of, read_beside
 from voicekiln.job import FileStamp, Recipe
 
@@ -63,6 +75,9 @@ def of(voice: str, *names: str) -> tuple[str, ...]:
     [
         *("zoe.json", "zoe.yaml", "zoe.yml", "ZOE.JSON", "Zoe.Yaml"),
         *("config.json", "Config.JSON", "config.yaml", "config.yml", "diffusion.yaml", "DIFFUSION.YML"),
+        *("speakers.json", "speakers.pth", "speaker_ids.json", "speaker_ids.pth", "language_ids.json"),
+        *("language_ids.pth", "config_se.json", "Speakers.JSON", "SPEAKERS.PTH", "Language_Ids.Pth"),
+        *("zoe.speakers.json", "zoe.speaker_ids.json", "zoe.language_ids.json", "Zoe.Speakers.json"),
     ],
 )
 def test_these_belong_to_a_voice(name: str) -> None:
@@ -75,6 +90,15 @@ def test_these_belong_to_a_voice(name: str) -> None:
     [
         *("zoe", "zoe.json.tmp", "zoe.error.json", "zoe2.json", "other.json", "diffusion.json", "config", "config.txt"),
         *(".config.json", "~config.json", "config.json~", "zoe.pth.json", "config.json.part", "zoe/config.json"),
+        *(
+            "zoe.speakers.pth",
+            "other.speakers.json",
+            "zoespeakers.json",
+            "speakers.yaml",
+            "speakers.pt",
+            "speaker.json",
+        ),
+        *("zoe.config_se.json", "model_se.pth", "speakers", "speakers.pth.part", "d_vectors.json"),
     ],
 )
 def test_these_do_not(name: str) -> None:
@@ -95,6 +119,9 @@ def test_its_own_ones_come_first_and_general_ones_are_everybodys() -> None:
     assert of("a.pth", *names) == ("a.json", "a.yaml", "config.json", "diffusion.yaml")
     assert of("b.pth", *names) == ("b.json", "config.json", "diffusion.yaml")
     assert of("config.pth", "config.json") == ("config.json",)
+    tables = ("speakers.json", "b.speakers.json", "a.language_ids.json", "a.speakers.json", "speakers.pth")
+    assert of("a.pth", *tables) == ("a.speakers.json", "a.language_ids.json", "speakers.json", "speakers.pth")
+    assert of("speakers.pt", *tables[:2]) == ("speakers.json",)
 
 
 def test_of_names_that_are_one_elsewhere_one_is_taken() -> None:
@@ -109,13 +136,25 @@ def test_of_names_that_are_one_elsewhere_one_is_taken() -> None:
 
 
 @given(st.text(st.characters(exclude_characters="/\0"), min_size=1, max_size=40), st.binary(max_size=20))
-def test_any_name_has_at_most_eight(stem: str, more: bytes) -> None:
+def test_any_name_has_few(stem: str, more: bytes) -> None:
     """Whatever lies there: the work for a voice has an end, and names that are no text do no harm."""
     odd = os.fsdecode(more).replace("/", "").replace("\0", "")
-    names = [f"{stem}{tail}{ending}" for tail in ("", odd) for ending in (".json", ".yml")]
-    found = of(f"{stem}.pth", *names, *map(str.swapcase, names), *map(str.upper, names), "CONFIG.JSON", "config.yml")
-    assert len(found) <= 8
+    names = [f"{stem}{tail}{ending}" for tail in ("", odd) for ending in OWN]
+    found = of(f"{stem}.pth", *names, *map(str.swapcase, names), *map(str.upper, names), "CONFIG.JSON", *GENERAL[1:])
+    assert len(found) <= len(OWN) + len(GENERAL)
     assert len(set(found)) == len(found)
+
+
+@given(
+    st.text("aAß\u0130\u0307o\u0308. \u200b\u03a3-", max_size=5),
+    st.text("aAß\u0130\u0307o\u0308. \u200bs-", max_size=5),
+)
+def test_a_name_is_a_voices_own_if_it_is_one_with_it_somewhere(stem: str, other: str) -> None:
+    """Whatever stands before the ending: half an accent, a dot, a space."""
+    for ending in OWN:
+        name = f"{other}{ending}"
+        one = fold(name) in {fold(f"{stem_of(f'{stem}.pth')}{ending}") for ending in OWN}
+        assert of(f"{stem}.pth", name, "x.json") == ((name,) if one else ())
 
 
 # --- seen ------------------------------------------------------------------------------------------------------------
@@ -182,6 +221,24 @@ def test_a_companion_alone_is_nothing(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     seen = scan(tmp_path)
     assert (seen.files, seen.odd, seen.conflicts, seen.beside) == ({}, {}, {}, {})
+
+
+def test_a_table_in_the_form_of_a_voice_is_none(inbox: Path) -> None:
+    """Nor is a conflict copy of one, or a link; nothing is said of them. A speaker encoder is a voice of its own."""
+    tables = ("Speakers.PTH", "speaker_ids.pth", "sub/language_ids.pth", "speakers (Case Conflict).pth")
+    for name in (*tables, "speakers.sync-conflict-20240131-235959-ABCDEF7.pth", "model_se.pth", "sub/anna.pth"):
+        (inbox / name).parent.mkdir(exist_ok=True)
+        (inbox / name).write_bytes(archive())
+    (inbox / "speakers.pth").symlink_to("zoe.pth")
+    seen = scan(inbox, conflicts_are_voices=True)
+    assert {str(path): names for path, names in seen.beside.items()} == {
+        "model_se.pth": ("speaker_ids.pth",),
+        "sub/anna.pth": ("language_ids.pth",),
+        "zoe.pth": ("speaker_ids.pth",),
+    }
+    assert (len(seen.files), seen.odd, seen.conflicts) == (3, {}, {})
+    (inbox / "speakers.pth").unlink()
+    assert scan(inbox).beside[VOICE] == ("Speakers.PTH", "speaker_ids.pth")
 
 
 def test_a_flat_folder_of_thousands_is_looked_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +350,67 @@ def test_one_that_is_too_large_is_known_and_not_read(inbox: Path, target: Path) 
     assert [path.stat().st_size for path in all_beside(target)] == [MAX_BYTES]
 
 
+@pytest.mark.parametrize("name", ["speakers.json", "SPEAKERS.PTH", "zoe.speakers.json"])
+def test_vectors_may_be_large(inbox: Path, target: Path, name: str) -> None:
+    """But not larger, and it is nobody's memory that they take on their way."""
+    with (inbox / name).open("wb") as file:
+        file.truncate(MAX_VECTORS_BYTES)
+    tracemalloc.start()
+    try:
+        spooled = taken(inbox, target)
+        assert tracemalloc.get_traced_memory()[1] < 8 << 20
+    finally:
+        tracemalloc.stop()
+    assert spooled.beside == {name: hashlib.sha256(bytes(MAX_VECTORS_BYTES)).hexdigest()}
+    assert [path.stat().st_size for path in all_beside(target)] == [MAX_VECTORS_BYTES]
+    os.truncate(inbox / name, MAX_VECTORS_BYTES + 1)
+    assert taken(inbox, target).beside == {name: None}
+
+
+@pytest.mark.parametrize("name", ["speaker_ids.json", "language_ids.pth", "config_se.json", "myspeakers.json"])
+def test_other_companions_are_small(name: str) -> None:
+    """A table of numbers or a config has some kilobytes."""
+    assert most_bytes(name) == MAX_BYTES
+
+
+def test_a_companion_is_read_once(inbox: Path, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The second look is at its stamp: over a network, 64 MiB take a second each time."""
+    (inbox / "speakers.json").write_bytes(b"x" * 100)
+    opened: list[Read] = []
+
+    def noted(folder: int, name: str) -> BinaryIO:
+        file = open_plain(folder, name)
+        if name == "speakers.json":
+            opened.append(Read(file))
+            return cast("BinaryIO", opened[-1])
+        return file
+
+    monkeypatch.setattr(copying, "open_plain", noted)
+    taken(inbox, target)
+    assert [file.bytes for file in opened] == [100, 0]
+
+
+class Read:
+    """An open file that counts what is read of it."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file, self.bytes = file, 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.file.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.file, name)
+
+    def read(self, count: int) -> bytes:
+        found = self.file.read(count)
+        self.bytes += len(found)
+        return found
+
+
 def test_one_that_is_closed_to_us_is_known_and_not_read(
     inbox: Path, target: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -320,10 +438,54 @@ def test_a_companion_that_changes_under_the_copy_takes_the_copy_back(
     if when == "before":
         CHANGES[change](inbox)
     else:
-        keep = copying.keep_beside
-        monkeypatch.setattr(copying, "keep_beside", lambda *words: (keep(*words), CHANGES[change](inbox))[0])
+        copy = copying.copy_beside
+        monkeypatch.setattr(
+            copying, "copy_beside", lambda *words, **more: (copy(*words, **more), CHANGES[change](inbox))[0]
+        )
     with pytest.raises(Changed, match="beside"):
         take(inbox, VOICE, seen.files[VOICE], target, 10**9, beside=seen.beside[VOICE])
+    assert list(target.parent.iterdir()) == []
+
+
+def test_one_that_was_another_only_while_it_was_copied_takes_the_copy_back(
+    inbox: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Moved away and back: some file systems keep all times of a file that only gets another name."""
+    (inbox / "config.json").write_text("{}")
+    (inbox / "new").write_text("[]")
+    copy = copying.copy_beside
+
+    def swapped(root: Path, relpath: PurePosixPath, *words: Any, **more: Any) -> Companion | None:
+        return copy(root, relpath.with_name("new"), *words, **more)
+
+    monkeypatch.setattr(copying, "copy_beside", swapped)
+    with pytest.raises(Changed, match="beside"):
+        taken(inbox, target)
+    assert list(target.parent.iterdir()) == []
+
+
+def test_one_that_becomes_shorter_under_the_copy_takes_it_back(
+    inbox: Path, target: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its size was known before it was read."""
+    (inbox / "speakers.json").write_bytes(b"x" * 100)
+
+    def shortened(folder: int, name: str) -> object:
+        file = open_plain(folder, name)
+        if name == "speakers.json":
+            monkeypatch.setattr(os, "fstat", partial(cut, fstat, name))
+        return file
+
+    def cut(really: Callable[[int], os.stat_result], name: str, descriptor: int) -> os.stat_result:
+        found = really(descriptor)
+        monkeypatch.setattr(os, "fstat", really)
+        os.truncate(inbox / name, 50)
+        return found
+
+    fstat = os.fstat
+    monkeypatch.setattr(copying, "open_plain", shortened)
+    with pytest.raises(Changed, match="shorter"):
+        taken(inbox, target)
     assert list(target.parent.iterdir()) == []
 
 

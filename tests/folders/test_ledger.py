@@ -842,21 +842,46 @@ def test_an_older_ledger_is_brought_up_to_date(tmp_path: Path) -> None:
         assert again.counts() == {State.DONE: 1}
 
 
-def test_what_an_older_version_refused_is_judged_anew(tmp_path: Path) -> None:
-    """More families are known since; what was refused unread, as a conflict copy or a link, stays refused."""
-    layout_1(tmp_path / "old")
+def older(path: Path, layout: int, **stamps: FileStamp) -> None:
+    """Write a ledger of an older layout, in which these voices (by stem) were refused."""
+    layout_1(path)
     refused = json.dumps({"refused": {"code": "other-family", "found": {}}})
-    with closing(sqlite3.connect(tmp_path / "old", isolation_level=None)) as db:
-        for path, stamp in (("G_1.pth", STAMP), ("copy.pth", NOT_READ)):
+    with closing(sqlite3.connect(path, isolation_level=None)) as db:
+        for stem, stamp in stamps.items():
             db.execute(
                 "INSERT INTO voices (relpath, recipe, stamp, state, first_seen, sha256, key, ending) "
                 "VALUES (?, 'default', ?, 'refused', 900, 'cc', 'cc.x', ?)",
-                (path.encode(), json.dumps(astuple(stamp)[:4]), refused),
+                (f"{stem}.pth".encode(), json.dumps(astuple(stamp)[:4]), refused),
             )
+        for statement in (statement for step in STEPS[1:layout] for statement in step):
+            db.execute(statement)
+        db.execute("UPDATE voices SET state = 'refused', key = 'cc.x', ending = ? WHERE state = 'settling'", (refused,))
+        db.execute(f"PRAGMA user_version = {layout}")
+
+
+@pytest.mark.parametrize("layout", [1, LAYOUT - 1])
+def test_what_an_older_version_refused_is_judged_anew(tmp_path: Path, layout: int) -> None:
+    """More families are known since; what was refused unread, as a conflict copy or a link, stays refused."""
+    older(tmp_path / "old", layout, G_1=STAMP, copy=NOT_READ)
     with Ledger(tmp_path / "old") as ledger:
         assert ledger.counts() == {State.DONE: 1, State.REFUSED: 1, State.SETTLING: 1}
         [voice] = ledger.voices(State.SETTLING)
         assert (str(voice.relpath), voice.key, voice.ending) == ("G_1.pth", None, None)
+        ledger.published(voice.id, [], [], 1000.0)
+    with Ledger(tmp_path / "old") as ledger:
+        assert len(ledger.voices(State.REFUSED)) == 2
+
+
+@pytest.mark.parametrize("layout", [1, LAYOUT - 1])
+@pytest.mark.parametrize("stem", ["speakers", "sub/Speaker_IDs", "a/b/language_ids"])
+def test_a_table_that_an_older_version_took_for_a_voice_is_none(tmp_path: Path, layout: int, stem: str) -> None:
+    """What it said of it is swept as if the source were gone: no scan sees it again."""
+    older(tmp_path / "old", layout, **{stem: STAMP, "my speakers": STAMP})
+    with Ledger(tmp_path / "old") as ledger:
+        assert ledger.counts() == {State.DONE: 1, State.REFUSED: 1, State.SETTLING: 1}
+        [table] = ledger.voices(State.REFUSED)
+        assert (str(table.relpath), table.source) == (f"{stem}.pth", "gone")
+        assert [left.voice for left in ledger.left(0, 9)] == [table.id]
 
 
 # --- the clock -------------------------------------------------------------------------------------------------------

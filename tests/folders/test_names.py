@@ -81,6 +81,7 @@ def verdict(path: str, *, is_dir: bool = False) -> Voice | Folder | Ignored | Co
         *("conflict.pth", "my sync-conflict.pth", "x.sync-conflict-2024.pth", "a (conflicted).pth", "safebackup-1.pth"),
         *("(conflicted copy).pth", "in progress.part.pth", "templates/x.pth", "tmp/x.pth", "recycle/x.pth"),
         *("model_5000.pt", "Kmeans_10000.PT", "feature_and_index.pkl", "model", "MODEL", "a/Model", "model.pth"),
+        *("model_se.pth", "speakers.pt", "x.speakers.pth", "speakers2.pth", "speaker.pth", "speakers/voice.pth"),
     ],
 )
 def test_a_pth_file_is_a_voice_whatever_else_its_name_says(name: str) -> None:
@@ -107,6 +108,9 @@ def test_a_pth_file_is_a_voice_whatever_else_its_name_says(name: str) -> None:
             "voice.pth.ocTransferId12.part",
         ),
         *("voice.pth.conflict1", ".~voice.onnx.abc.part"),
+        *("speakers.pth", "speaker_ids.pth", "language_ids.pth", "a/speakers.pth", "speakers (Case Conflict).pth"),
+        *("speakers.sync-conflict-20240131-235959-ABCDEF7.pth", "language_ids_conflict-20240131-235959.pth"),
+        *("speakers (Bob's conflicted copy 2024-01-31).pth", "speaker_ids-nas-safeBackup-0001.pth"),
     ],
 )
 def test_junk_and_files_under_way_are_ignored(name: str) -> None:
@@ -237,7 +241,7 @@ def test_every_name_of_ours_fits(source: str, name_max: int) -> None:
 def test_a_short_stem_is_kept_as_it_is(source: str) -> None:
     """Only what would not fit is shortened, at a character's border."""
     base, stem = output_base(source), source.rpartition(".")[0]
-    if len(os.fsencode(stem)) <= NAME_BYTES - len(".w-okada.fp16.onnx"):
+    if len(os.fsencode(stem)) <= NAME_BYTES - len(".voice-conversion.fp16.onnx"):
         assert base == stem
     else:
         kept, _, mark = base.rpartition("~")

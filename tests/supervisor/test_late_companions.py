@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +15,9 @@ import pytest
 from kiln import Kiln, good, voice_bytes
 from voicekiln import steps
 from voicekiln.errors import Contradiction
+from voicekiln.folders import names
 from voicekiln.folders.spool import Spooled, take
+from voicekiln.folders.tables import LAYOUT
 from voicekiln.folders.voices import State
 from voicekiln.job import Converted, Ending, FileStamp, Refused
 from voicekiln.settings import Sweep
@@ -137,6 +140,48 @@ def test_a_late_companion_heals_a_refusal(build: Callable[..., Kiln]) -> None:
     kiln.run(30)
     assert kiln.results() == {"zoe.onnx", "zoe.json"}
     assert kiln.voice("zoe.pth").attempts == 1
+
+
+@pytest.mark.parametrize("name", ["speakers.pth", "Speaker_Ids.PTH", "zoe.language_ids.json", "config_se.json"])
+def test_tables_are_companions_like_others(build: Callable[..., Kiln], name: str) -> None:
+    """Also where they have the ending of a voice: alone they say nothing, later they heal, and they stay."""
+    kiln = build(sweep=Sweep(sources=7 * DAY, results=None, refusals=None, max_share=1.0))
+    kiln.drop(name, b"early")
+    kiln.run(60)
+    assert (kiln.results(), kiln.ledger.voices()) == (set(), [])
+    (kiln.inbox / name).unlink()
+    kiln.drop("zoe.pth", voice_bytes("needy"))
+    kiln.run(30)
+    assert kiln.results() == {"zoe.error.json"}
+    kiln.drop(name, b"late")
+    kiln.run(30)
+    assert kiln.results() == {"zoe.onnx", "zoe.json"}
+    assert notes(kiln) == [f"{name}: late"]
+    kiln.skip(8 * DAY)
+    assert [path.name for path in kiln.inbox.iterdir()] == [name]
+
+
+def test_what_an_older_version_said_of_a_table_goes(
+    build: Callable[..., Kiln], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took it for a voice and refused it; the answer is swept as that on a voice that is gone, the table stays."""
+    kiln = build(sweep=Sweep(sources=None, results=None, refusals=7 * DAY, max_share=1.0))
+    with monkeypatch.context() as older:
+        older.setattr(names, "_TABLE", re.compile("none"))
+        kiln.answer = lambda _: Refused(Contradiction(what="it has no tensors"))
+        kiln.drop("sub/speakers.pth")
+        kiln.run(30)
+    assert kiln.results() == {"sub/speakers.error.json"}
+    with kiln.ledger.together():
+        kiln.ledger._db.execute(f"PRAGMA user_version = {LAYOUT - 1}")
+    kiln.answer = looking
+    kiln.crash()
+    kiln.run(30)
+    assert kiln.results() == {"sub/speakers.error.json"}
+    kiln.skip(8 * DAY)
+    kiln.run(60)
+    assert (kiln.results(), kiln.ledger.voices(), kiln.asked) == (set(), [], [])
+    assert (kiln.inbox / "sub/speakers.pth").exists()
 
 
 def test_a_touched_companion_is_the_same(build: Callable[..., Kiln], copies: list[str]) -> None:

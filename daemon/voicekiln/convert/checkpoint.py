@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import torch
 
-from voicekiln.convert import arrays, companions
+from voicekiln.convert import arrays, companions, d_vectors
 from voicekiln.convert.data import NotPlainError, plain_data
 from voicekiln.convert.feature_index import open_index
 from voicekiln.convert.glance import Form, glance
@@ -47,13 +47,13 @@ class Checkpoint:
 
     outline: Outline
     tensors: Mapping[str, torch.Tensor]
-    """By the same names as in the outline; on the CPU, in the file's own precision."""
+    """Those of the outline, by the same names, and those of `DVectors`; on the CPU, in the file's own precision."""
 
 
 def open_checkpoint(path: Path, beside: Mapping[str, Path | None] = companions.NOTHING) -> Checkpoint:
     """Load the file and check all that can be checked without knowing what voice it is.
 
-    `beside` says where its companions lie, see `companions.read`.
+    `beside` says where its companions lie, see `companions.read` and `d_vectors.read`.
 
     Raises:
         Refusal: if it is no checkpoint, is damaged or hostile, holds no weights or weights that are not finite.
@@ -64,14 +64,24 @@ def open_checkpoint(path: Path, beside: Mapping[str, Path | None] = companions.N
     tensors = {weight_norm.older_spelling(name): tensor.detach() for name, tensor in found.tensors.items()}
     if len(tensors) < len(found.tensors):
         raise Contradiction(what="it has the weight norm of one layer twice, in both spellings")
+    tables = {name: copy for name, copy in beside.items() if d_vectors.is_table(name)}
+    told = d_vectors.read(tables, _pickled, tensors)
+    texts = {name: copy for name, copy in beside.items() if name not in tables}
     outline = Outline(
         tensors={name: TensorInfo(tuple(t.shape), str(t.dtype).removeprefix("torch.")) for name, t in tensors.items()},
         rest=found.rest,
         tensor_key=found.tensor_key,
         keys=tuple(plain(key, 100) for key in found.keys),
-        beside=companions.read(beside),
+        beside=companions.read(texts) | told.values,
     )
-    return Checkpoint(outline, tensors)
+    return Checkpoint(outline, tensors | told.tensors)
+
+
+def _pickled(path: Path) -> Any:  # noqa: ANN401 - whatever the file holds
+    """Return what is in a file that is no voice but came from PyTorch as well; raises as `open_checkpoint`."""
+    if (form := glance(path)) not in ("zip", "legacy"):
+        raise NotACheckpoint(what="it holds something else than PyTorch's tensors")
+    return _load(path, form)
 
 
 @dataclass(frozen=True, slots=True)

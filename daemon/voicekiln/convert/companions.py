@@ -1,4 +1,4 @@
-"""The small text files beside a voice, read as plain data. Here, in the cage, because strangers wrote them too.
+"""The text files beside a voice, read as plain data. Here, in the cage, because strangers wrote them too.
 
 JSON by the standard library and YAML by PyYAML's own reader in Python: the one in C takes nesting to the stack's end.
 What two readers could understand differently is not understood at all: a key that is there twice, a number that is not
@@ -38,20 +38,19 @@ def read(copies: Mapping[str, Path | None]) -> dict[str, Any]:
         OSError: if the machine fails.
     """
     beside = {plain(name): None if path is None else _read(name, path.read_bytes()) for name, path in copies.items()}
-    return {name: value for name, value in beside.items() if not _is_ours(value)}
+    return {name: value for name, value in beside.items() if not is_ours(value)}
 
 
 def _read(name: str, text: bytes) -> Any:  # noqa: ANN401 - plain data of any kind
     """Return what the text says, None if it cannot be told."""
     try:
-        words = text.decode("utf-8-sig")
-        said = _json(words) if name.casefold().endswith(".json") else _yaml(words)
-        return plain_data(said)
+        return plain_data(json_in(text) if name.casefold().endswith(".json") else _yaml(text))
     except UNREADABLE:
         return None
 
 
-def _is_ours(value: Any) -> bool:  # noqa: ANN401 - as above
+def is_ours(value: Any) -> bool:  # noqa: ANN401 - as above
+    """Return whether it is a sidecar of our own."""
     return (
         isinstance(value, dict)
         and isinstance(made_by := value.get("made_by"), dict)
@@ -59,8 +58,9 @@ def _is_ours(value: Any) -> bool:  # noqa: ANN401 - as above
     )
 
 
-def _json(text: str) -> Any:  # noqa: ANN401 - as above
-    return json.loads(text, object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
+def json_in(text: bytes) -> Any:  # noqa: ANN401 - as above
+    """Return what the JSON says; raises one of `UNREADABLE` if it cannot be told."""
+    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -122,8 +122,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_as_written)
 
 
-def _yaml(text: str) -> Any:  # noqa: ANN401 - as above
-    loader = _Loader(text)
+def _yaml(text: bytes) -> Any:  # noqa: ANN401 - as above
+    loader = _Loader(text.decode("utf-8-sig"))
     try:
         return loader.get_single_data()
     finally:

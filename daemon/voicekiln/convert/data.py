@@ -23,8 +23,8 @@ class NotPlainError(Exception):
 def plain_data(value: Any) -> Any:  # noqa: ANN401 - plain data of any kind
     """Return plain data as new objects of the basic types.
 
-    Texts are cleaned for reading (`Cleaned` remembers what they were), and infinity and NaN become texts, so that all of
-    it can be written as JSON.
+    Texts are cleaned for reading (`Cleaned` remembers what they were), and infinity and NaN become texts, so that all
+    of it can be written as JSON.
 
     Raises:
         NotPlainError: if it is something else.

@@ -90,8 +90,8 @@ def _is_of(relpath: PurePosixPath, base: PurePosixPath, name_max: int) -> bool:
     odd = "\N{REPLACEMENT CHARACTER}" in told or "\\x" in told
     if odd or relpath.parent != base.parent:
         return False
-    # Before there were several faces, longer stems had room.
-    rooms = (name_max, name_max + LONGEST - WAS_LONGEST)
+    # When endings were shorter, longer stems had room.
+    rooms = (name_max, *(name_max + LONGEST - was for was in WAS_LONGEST))
     return any(base.name in islice(bases(relpath, room), MAX_MARKS) for room in rooms)
 
 

@@ -18,7 +18,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from types import MappingProxyType
 
-from voicekiln.folders.bundle import Member, Role, role_of
+from voicekiln.folders.bundle_parts import Member, Role, role_of
 from voicekiln.folders.database import Database, Row
 from voicekiln.folders.rows import file_in, known_in, path_of, stamp_in, text_of, voice_in
 from voicekiln.folders.tables import TURN, WAITING

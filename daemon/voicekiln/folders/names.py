@@ -1,9 +1,10 @@
 """Which names are voices, and what our own files beside them are called.
 
 Only `.pth`, `.pt` and `.pkl` files are voices, and a file called `model`; what else lies on a share - junk of operating
-systems, files that other programs are still writing, copies that sync tools make of a quarrel - is told from its name
-alone, before anything is opened. Names are compared as NFC and casefolded; they may hold any bytes (surrogateescape).
-Results keep the stem of the source, shortened only where the file system could not hold them.
+systems, files that other programs are still writing, tables that belong to voices (see `beside`), copies that sync
+tools make of a quarrel - is told from its name alone, before anything is opened. Names are compared as NFC and
+casefolded; they may hold any bytes (surrogateescape). Results keep the stem of the source, shortened only where the
+file system could not hold them.
 
 Accepted: a conflict copy in the words of another language than English is taken for a voice, and a voice that is
 really called "(case conflict)" is not; the second can be put right with a setting, the first is a voice anyway.
@@ -27,6 +28,10 @@ from voicekiln.job import DATA, EXTRAS, INTERFACES, NAMED
 ENDINGS = (".pth", ".pt", ".pkl")
 BARE = "model"
 """The whole name of what NSF-HiFiGAN comes as."""
+TABLES = ("speakers", "speaker_ids", "language_ids")
+"""As Coqui calls them: who can speak, by vector or number, and in what languages."""
+PICKLED_TABLES = tuple(f"{name}.pth" for name in TABLES)
+"""Whole names of what has the ending of a voice and is none."""
 NAME_MAX = 255
 """Bytes that a file name may have on most file systems; some encrypted ones hold fewer."""
 
@@ -94,16 +99,16 @@ _BRACKETED: tuple[tuple[str, str], ...] = (
 )
 _CONFLICT_FOLDER = [(tool, re.compile(f".*{rest}", re.DOTALL)) for tool, rest in _BRACKETED]
 _WITH_ENDING = rf"(?:{'|'.join(map(re.escape, ENDINGS))})"
-_CONFLICT_FILE = [
-    (tool, re.compile(rf".*{rest}{_WITH_ENDING}|{BARE}{rest}", re.DOTALL))
-    for tool, rest in (
-        ("Syncthing", r"\.sync-conflict-\d{8}-\d{6}(?:-[a-z0-9]{7})?"),
-        *_BRACKETED,
-        ("Nextcloud or ownCloud", r"_conflict-\d{8}-\d{6}"),
-        ("the OneDrive client", r"-safebackup-\d{4}"),
-        ("rclone bisync", r"\.conflict\d+"),
-    )
-]
+_COPIED: tuple[tuple[str, str], ...] = (
+    ("Syncthing", r"\.sync-conflict-\d{8}-\d{6}(?:-[a-z0-9]{7})?"),
+    *_BRACKETED,
+    ("Nextcloud or ownCloud", r"_conflict-\d{8}-\d{6}"),
+    ("the OneDrive client", r"(?:-.*)?-safebackup-\d{4}"),
+    ("rclone bisync", r"\.conflict\d+"),
+)
+_CONFLICT_FILE = [(tool, re.compile(rf".*{rest}{_WITH_ENDING}|{BARE}{rest}", re.DOTALL)) for tool, rest in _COPIED]
+_TABLE = re.compile(rf"(?:{'|'.join(TABLES)})(?:{'|'.join(rest for _, rest in _COPIED)})?\.pth", re.DOTALL)
+"""One of `PICKLED_TABLES`, or a conflict copy of it."""
 _RCLONE_CONFLICT = re.compile(rf"(?:.*{_WITH_ENDING}|{BARE})\.conflict\d+", re.DOTALL)
 
 
@@ -128,9 +133,16 @@ def _judge_file(key: str) -> Verdict:
         return Ignored("a file that belongs to an operating system or a storage device")
     if _RCLONE_CONFLICT.fullmatch(key):
         return Ignored("a conflict copy that rclone bisync made")
+    if _TABLE.fullmatch(key):
+        return Ignored("a table of speakers or languages, which is read with the voices beside it")
     if (tool := next((tool for tool, form in _CONFLICT_FILE if form.fullmatch(key)), None)) is not None:
         return Conflict(tool)
     return Voice() if key.endswith(ENDINGS) or key == BARE else Ignored("no .pth, .pt or .pkl file")
+
+
+def is_pickled_table(name: str) -> bool:
+    """Return whether a file of this name is one of `PICKLED_TABLES`, in any case."""
+    return _key(name) in PICKLED_TABLES
 
 
 def is_sync_marker(name: str, *, is_dir: bool) -> bool:
@@ -215,8 +227,8 @@ _FLAT = (
 )
 LONGEST = max(map(len, _FLAT))
 """Bytes of the longest ending of a result."""
-WAS_LONGEST = len(".error.json")
-"""The same before there were several faces."""
+WAS_LONGEST = (len(".error.json"), len(".w-okada.fp16.onnx"))
+"""The same before there were several faces, and before there was text to speech."""
 
 
 def stem_of(source_name: str) -> str:

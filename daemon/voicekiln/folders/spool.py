@@ -3,7 +3,7 @@
 Everything later works on the copy, so that the share may vanish and the person may replace the file. The copy is
 only kept if the file was the same before and after, under a freshly opened descriptor each time (that is when NFS
 asks the server again), and if the copy itself passes `complete.prove`. The companions (see `beside`) are copied with
-it and have to be the same as well.
+it and have to be the same before and after, too.
 
 Hard links are welcome: they are files, and sync and backup tools make them. Nothing is ever written into a source, and
 the sweeper only takes the inbox's name away, so the file's other names lose nothing. The state folder is closed to
@@ -20,14 +20,14 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from voicekiln.errors import Changed, TooLarge, Unproven
-from voicekiln.folders.beside import MAX_BYTES, digest
+from voicekiln.folders.beside import digest, most_bytes
 from voicekiln.folders.complete import Proof, glance, prove
 from voicekiln.folders.files import NOT_A_FILE, open_folder, open_plain, sync_folder
 from voicekiln.folders.inbox import stamp_of
@@ -50,6 +50,15 @@ class Spooled:
     proof: Proof
     beside: Mapping[str, str | None] = field(default_factory=dict)
     """The companions by their names, with the sha256 of each; None for one that is too large or closed to us."""
+
+
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A file that lay beside a voice when it was copied."""
+
+    stamp: FileStamp
+    sha256: str | None
+    """None for one that was not read: it is too large or closed to us."""
 
 
 def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
@@ -89,10 +98,11 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
         ours = part = target.with_name(target.name + ".part")
         try:
             sha256 = _copy(source, part, expected.size)
-            companions = keep_beside(target, _beside(root, relpath, beside, expected, inodes=inodes))
+            companions = _take_beside(root, relpath, beside, target, inodes=inodes)
+            _same_beside({name: companion.stamp for name, companion in companions.items()}, expected)
             with _opened(root, relpath) as again:
                 _same(again, itself, inodes=inodes)
-            _beside(root, relpath, beside, expected, inodes=inodes)
+            _same_beside(_stamps_beside(root, relpath, beside, inodes=inodes), expected)
             passed(Step.COPYING)
             with part.open("rb") as copy:
                 proof = prove(copy)
@@ -104,15 +114,19 @@ def take(  # noqa: PLR0913 - the four nouns of the act and its three conditions
             for path in (ours, *all_beside(target)):
                 path.unlink(missing_ok=True)
             raise
-    return Spooled(sha256, expected.size, expected, proof, companions)
+    hashes = {name: companion.sha256 for name, companion in companions.items()}
+    return Spooled(sha256, expected.size, expected, proof, hashes)
+
+
+def places_beside(target: Path, names: Iterable[str]) -> dict[str, Path]:
+    """Return where the copies of the companions of the copy `target` have their places, by name."""
+    return {name: target.with_name(f"{target.stem}.{number}.beside") for number, name in enumerate(sorted(names))}
 
 
 def copies_beside(target: Path, beside: Mapping[str, str | None]) -> dict[str, Path | None]:
     """Return where the copies of the companions of the copy `target` lie, by name; None for one that was not read."""
-    return {
-        name: None if beside[name] is None else target.with_name(f"{target.stem}.{number}.beside")
-        for number, name in enumerate(sorted(beside))
-    }
+    places = places_beside(target, beside)
+    return {name: None if beside[name] is None else place for name, place in places.items()}
 
 
 def all_beside(target: Path) -> list[Path]:
@@ -120,52 +134,59 @@ def all_beside(target: Path) -> list[Path]:
     return list(target.parent.glob(f"{target.stem}.*.beside"))
 
 
-def keep_beside(target: Path, texts: Mapping[str, bytes | None]) -> dict[str, str | None]:
-    """Write the companions of the copy `target`, synced and readable by us alone; return the sha256 of each."""
-    hashes = {name: None if text is None else hashlib.sha256(text).hexdigest() for name, text in texts.items()}
-    for name, path in copies_beside(target, hashes).items():
-        if path is not None:
-            with open(path, "wb", opener=lambda path, flags: os.open(path, flags, 0o600)) as copy:
-                copy.write(texts[name] or b"")
-                copy.flush()
-                os.fsync(copy.fileno())
-    return hashes
+def copy_beside(root: Path, relpath: PurePosixPath, place: Path, most: int, *, inodes: bool = True) -> Companion | None:
+    """Copy the companion `relpath` below `root` to the local path `place`; None if no plain file lies there.
 
-
-def read_beside(
-    root: Path, folder: PurePosixPath, names: Sequence[str], *, inodes: bool = True
-) -> dict[str, tuple[FileStamp, bytes | None]]:
-    """Return those that are there of the files `names` in `folder` below `root`: the stamp of each, and its text.
-
-    The text is None if there is too much of it, or if the file is closed to us.
+    One of more than `most` bytes is not read.
 
     Raises:
+        Changed: if it becomes shorter meanwhile.
         OSError: as `take`.
     """
-    found: dict[str, tuple[FileStamp, bytes | None]] = {}
-    with open_folder(root, folder) as opened:
-        for name in names:
-            try:
-                with open_plain(opened, name) as file:
-                    stamp = stamp_of(os.fstat(file.fileno()), inodes=inodes)
-                    text = file.read(MAX_BYTES + 1)
-                    found[name] = stamp, text if len(text) <= MAX_BYTES else None
-            except PermissionError:
-                found[name] = stamp_of(os.stat(name, dir_fd=opened, follow_symlinks=False), inodes=inodes), None
-            except OSError as error:
-                if error.errno not in (errno.ENOENT, *NOT_A_FILE):
-                    raise
-    return found
+    with _seen(root, relpath, inodes=inodes) as (stamp, file):
+        if stamp is None:
+            return None
+        return Companion(stamp, None if file is None or stamp.size > most else _copy(file, place, stamp.size))
 
 
-def _beside(
-    root: Path, relpath: PurePosixPath, names: Sequence[str], expected: FileStamp, *, inodes: bool
-) -> dict[str, bytes | None]:
-    """Return what stands in the companions, if they are those of the expected stamp."""
-    found = read_beside(root, relpath.parent, names, inodes=inodes) if names else {}
-    if digest({name: stamp for name, (stamp, _) in found.items()}) != expected.beside:
+def _take_beside(
+    root: Path, relpath: PurePosixPath, names: Iterable[str], target: Path, *, inodes: bool
+) -> dict[str, Companion]:
+    """Copy those of the files `names` that lie beside the voice `relpath`."""
+    places = places_beside(target, names).items()
+    each = ((n, copy_beside(root, relpath.with_name(n), place, most_bytes(n), inodes=inodes)) for n, place in places)
+    return {name: companion for name, companion in each if companion is not None}
+
+
+def _stamps_beside(root: Path, relpath: PurePosixPath, names: Iterable[str], *, inodes: bool) -> dict[str, FileStamp]:
+    """Return the stamps of the same files, opened anew; nothing is read."""
+    found = {}
+    for name in names:
+        with _seen(root, relpath.with_name(name), inodes=inodes) as (stamp, _):
+            found[name] = stamp
+    return {name: stamp for name, stamp in found.items() if stamp is not None}
+
+
+def _same_beside(stamps: Mapping[str, FileStamp], expected: FileStamp) -> None:
+    if digest(stamps) != expected.beside:
         raise Changed("a file beside it has changed since it was last looked at")
-    return {name: text for name, (_, text) in found.items()}
+
+
+@contextmanager
+def _seen(root: Path, relpath: PurePosixPath, *, inodes: bool) -> Iterator[tuple[FileStamp | None, BinaryIO | None]]:
+    """Yield the stamp of a companion, None if no plain file lies there; and the file, None if it is closed to us."""
+    with ExitStack() as stack:
+        folder = stack.enter_context(open_folder(root, relpath.parent))
+        st = file = None
+        try:
+            file = stack.enter_context(open_plain(folder, relpath.name))
+            st = os.fstat(file.fileno())
+        except PermissionError:
+            st = os.stat(relpath.name, dir_fd=folder, follow_symlinks=False)
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, *NOT_A_FILE):
+                raise
+        yield None if st is None else stamp_of(st, inodes=inodes), file
 
 
 @contextmanager

@@ -7,6 +7,8 @@ holds only the rows it is about, and the number of voices in each state is kept 
 
 from __future__ import annotations
 
+from voicekiln.folders.names import PICKLED_TABLES
+
 TURN = "first_seen + json_extract(stamp, '$[1]') / 5000000.0"
 """`Voice.turn` for the database, with the number that `voices.BYTES_A_SECOND` has: an index is made of it."""
 
@@ -125,15 +127,28 @@ CREATE TRIGGER part_went AFTER DELETE ON parts BEGIN
     INSERT OR REPLACE INTO unbundled (folder) VALUES (OLD.folder); END;
 """
 
-# The companions of which copies lie in the spool, or of which the ending was made: JSON, their hashes by their names.
-# What was refused for its content before is judged anew: more families are known since.
-_FIFTH = """
-ALTER TABLE voices ADD COLUMN beside TEXT;
+# What was refused for its content is judged anew: more families are known since.
+_JUDGED_ANEW = """
 UPDATE voices SET state = 'settling', key = NULL, ending = NULL, job = NULL, reason = '', next_try = NULL \
     WHERE state = 'refused' AND source = 'there' AND json_extract(stamp, '$[1]') > 0;
 """
 
-_ALL = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH)
+# The companions of which copies lie in the spool, or of which the ending was made: JSON, their hashes by their names.
+_FIFTH = f"""
+ALTER TABLE voices ADD COLUMN beside TEXT;
+{_JUDGED_ANEW}
+"""
+
+# `PICKLED_TABLES` of `names` are no voices any more. Their refusals are swept as those of sources that are gone; judged
+# anew, they would stay. (To `LIKE`, case is one and "_" anything: a voice that fits is seen by the next scan.)
+_A_TABLE = " OR ".join(f"'/' || CAST(relpath AS TEXT) LIKE '%/{name}'" for name in PICKLED_TABLES)
+_SIXTH = f"""
+UPDATE voices SET state = 'refused', source = 'gone', job = NULL, reason = '', next_try = NULL \
+    WHERE state IN ('settling', 'incomplete', 'refused') AND source = 'there' AND ({_A_TABLE});
+{_JUDGED_ANEW}
+"""  # noqa: S608 - ours
+
+_ALL = (_FIRST, _SECOND, _THIRD, _FOURTH, _FIFTH, _SIXTH)
 STEPS: tuple[tuple[str, ...], ...] = tuple(tuple(step.strip().split(";\n")) for step in _ALL)
 """The statements of each."""
 
