@@ -6,11 +6,11 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from endings import converted
 from kiln import good, voice_bytes
-from voicekiln.folders.bundle import Role
+from voicekiln.folders.bundle_parts import Role
 from voicekiln.job import Conversion, Converted, DataFile, Ending, Job, OnnxFile, Port, Precision, Recipe, staged
 from voicekiln.job import Part as PartName
 from voicekiln.worker.wire import Convert, Looked, Request
@@ -21,9 +21,16 @@ STRETCH = Port("mel2ph", "int64", (1, "frames"))
 MEL = Port("mel", "float32", (1, "frames", 128))
 AUDIO = Port("audio", "float32", (1, 1, "samples"))
 
+M_P = Port("m_p", "float32", (1, 192, "tokens"))
+LOGS_P = replace(M_P, name="logs_p")
+D_VECTOR = Port("d_vector", "float32", (1, 512))
+WAVEFORM = Port("waveform", "float32", (1, 1, "samples"))
+
+Kind = Role | Literal["speech"]
+"""What a file can be: `voice` is one that sings, `speech` one that reads text."""
 Graph = tuple[PartName, tuple[Port, ...], tuple[Port, ...], dict[str, str | None]]
 
-GRAPHS: dict[Role, list[Graph]] = {
+GRAPHS: dict[Kind, list[Graph]] = {
     "voice": [
         (
             "so-vits-svc",
@@ -62,6 +69,40 @@ GRAPHS: dict[Role, list[Graph]] = {
             {"audio": "audio"},
         ),
     ],
+    "speech": [
+        (
+            "decoder",
+            (
+                M_P,
+                LOGS_P,
+                Port("durations", "int64", (1, "tokens")),
+                D_VECTOR,
+                Port("noise", "float32", (1, 192, "frames")),
+            ),
+            (WAVEFORM,),
+            {
+                "mean": "m_p",
+                "log_deviation": "logs_p",
+                "durations": "durations",
+                "d_vector": "d_vector",
+                "noise": "noise",
+            },
+        ),
+        (
+            "encoder",
+            (Port("tokens", "int64", (1, "tokens")), Port("token_lengths", "int64", (1,)), D_VECTOR),
+            (M_P, LOGS_P, Port("w", "float32", (1, 1, "tokens"))),
+            {"tokens": "tokens", "length": "token_lengths", "d_vector": "d_vector"},
+        ),
+    ],
+    "speaker_encoder": [
+        (
+            "speaker_encoder",
+            (Port("waveform", "float32", ("windows", "samples")),),
+            (replace(D_VECTOR, axes=("windows", 512)),),
+            {"waveform": "waveform"},
+        )
+    ],
 }
 
 FEATURES = {"encoder": "vec768l12", "layer": 12, "width": 768, "frames_per_second": 50}
@@ -76,9 +117,13 @@ FILES: Mapping[str, Role] = {
     "vocoder.pth": "vocoder",
 }
 """What lies in a folder, under names that are watched in any case."""
+SPEECH_FILES: Mapping[str, Kind] = {"model_file.pth": "speech", "model_se.pth": "speaker_encoder"}
+"""And in one of a voice that reads text."""
+DURATIONS = {"rule": "min(ceil(w * length_scale), 1000)"}
+D_VECTORS = {"width": 512, "of_a_clip": "the mean over its windows"}
 
 
-def content(role: Role, more: str = "") -> bytes:
+def content(role: Kind, more: str = "") -> bytes:
     """Return a source that `answer` takes for this."""
     return voice_bytes(f"this is a {role}. {more}")
 
@@ -91,16 +136,20 @@ def answer(request: Request) -> Ending | Looked:
     return good(request) if role is None else Converted(conversion(request.job, role))
 
 
-def conversion(job: Job, role: Role, **model: Any) -> Conversion:
+def conversion(job: Job, role: Kind, **model: Any) -> Conversion:
     """Write the files of such a job into its staging folder, and return what the worker tells of them."""
     files = [_file(job, graph, precision) for graph in GRAPHS[role] for precision in job.recipe.precisions]
-    sound = SOUND if role in ("voice", "diffusion", "vocoder") else {"sample_rate": None, "f0": False}
+    sound = SOUND if role in ("voice", "diffusion", "vocoder", "speech") else {"sample_rate": None, "f0": False}
     told: dict[str, Any] = {"version": "4.1", "speakers": 1, "parameters": 7, "weights": "float"}
     feed: dict[str, Any] = {"names": {name: names for name, _, _, names in GRAPHS[role]}}
-    if role != "vocoder":
+    if role not in ("vocoder", "speech", "speaker_encoder"):
         feed["features"] = FEATURES if role in ("voice", "diffusion") else {"width": 768}
     if role == "voice":
         feed["stretch"] = STRETCHED
+    if role == "speech":
+        feed["durations"] = DURATIONS
+    if role == "speaker_encoder":
+        feed["d_vector"] = D_VECTORS
     return replace(
         converted(job).conversion,
         files=tuple(files),
@@ -110,7 +159,7 @@ def conversion(job: Job, role: Role, **model: Any) -> Conversion:
     )
 
 
-def made(at: Path, role: Role, **model: Any) -> Conversion:
+def made(at: Path, role: Kind, **model: Any) -> Conversion:
     """Return such a conversion without a daemon; its files lie in the folder `at`."""
     return conversion(Job("j", at / "source", at, "5f" * 32, Recipe("default")), role, **model)
 

@@ -32,7 +32,7 @@ PLACES: dict[str, tuple[int, str]] = {
 }
 """Which argument of a call is told, and the section of the catalogue to which it belongs."""
 
-CONSTANTS = {
+CONSTANTS: dict[str | tuple[str, str], str] = {
     "TRAINING_NOTE": "reason",
     "UNVERIFIED": "reason",
     "STORED_AS_HALF": "reason",
@@ -40,12 +40,21 @@ CONSTANTS = {
     "NO_MOEVS": "why",
     "NO_LIVE": "why",
     "NO_PREDICTION": "why",
+    "NO_TEXT": "why",
+    "NO_POSTERIOR": "why",
+    "TWO_RATES": "why",
+    ("families/coqui.py", "ONE_SPEAKER"): "why",
     "ONE_SPEAKER": "reason",
+    "LICENCE": "reason",
+    "YOURTTS_LICENCE": "reason",
+    "IN_FLOAT32": "reason",
+    "NO_ROOM": "reason",
+    "NO_SYMBOLS": "reason",
     "MARKED": "reason",
     "STAYS": "reason",
     "UNEQUAL": "reason",
 }
-"""Names that hold what is told."""
+"""Names that hold what is told; with their module where two have one name."""
 
 TELLERS = {
     ("service.py", "troubles"): "reason",
@@ -68,6 +77,14 @@ TELLERS = {
     ("families/diffusion_settings.py", "read"): "reason",
     ("families/diffusion_settings.py", "_assumed"): "reason",
     ("families/nsf_hifigan_settings.py", "_rebuilt"): "reason",
+    ("families/coqui_settings.py", "_configured"): "reason",
+    ("families/coqui_settings.py", "_otherwise"): "reason",
+    ("families/coqui_speakers.py", "_first"): "reason",
+    ("families/coqui_speakers.py", "_unnamed"): "reason",
+    ("families/coqui_speakers.py", "_numbers"): "reason",
+    ("families/coqui_speakers.py", "_unwanted_speakers"): "why",
+    ("families/coqui_speakers.py", "_unwanted_languages"): "why",
+    ("families/speaker_encoder_settings.py", "_assumed"): "reason",
     ("families/so_vits_svc_units.py", "unsure"): "reason",
     ("families/so_vits_svc_settings.py", "read"): "reason",
     ("families/so_vits_svc_settings.py", "_assumed"): "reason",
@@ -91,16 +108,23 @@ PASSED_ON = {
     "families/__init__.py: what",
     "families/foreign.py: found or 'nothing at all'",
     "families/diffusion.py: problems",
+    "families/coqui.py: problems",
+    "families/coqui.py: why",
+    "families/coqui_settings.py: problems",
     "families/feature_index.py: problems",
     "families/kmeans.py: problems",
     "families/nsf_hifigan.py: problems",
+    "families/rvc.py: NO_TEXT",
     "families/rvc.py: problems",
     "families/so_vits_svc.py: feeding.NO_LIVE",
     "families/so_vits_svc.py: feeding.NO_PREDICTION",
+    "families/so_vits_svc.py: NO_TEXT",
     "families/so_vits_svc.py: problems",
     "families/so_vits_svc_settings.py: problems",
     "families/rvc.py: rvc_feed.NO_MOEVS",
     "families/rvc.py: said",
+    "families/speaker_encoder.py: problems",
+    "families/speaker_encoder.py: what",
     "families/rvc.py: vocoder",
     "families/tensors.py: problems[0] + rest",
     "families/rvc_settings.py: min(problems, _by_config(sizes | hints, decoder, shapes) or problems, key=len)",
@@ -172,8 +196,8 @@ class _Reader:
     def _table(self, name: str, value: ast.expr) -> None:
         if (section := TELLERS.get((self._name, name))) is not None:
             self._all(value, section)
-        if name in CONSTANTS:
-            self._take(CONSTANTS[name], value, value)
+        if (section := CONSTANTS.get((self._name, name)) or CONSTANTS.get(name)) is not None:
+            self._take(section, value, value)
 
     def _all(self, node: ast.AST, section: str) -> None:
         """Take each text below `node` that has a blank in it and is no docstring and no part of a longer one."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import voicekiln
 from voicekiln import cli, config
 from voicekiln.errors import REFUSALS, Refusal
 from voicekiln.families import FAMILIES
+from voicekiln.folders.bundle_parts import ROLES
+from voicekiln.job import DATA, INTERFACES, PARTS, PRECISIONS
 from voicekiln.settings import default_recipes
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
+PAGE = Path(voicekiln.__file__).parent / "page"
 
 
 def table(name: str) -> str:
@@ -39,6 +45,22 @@ def test_the_readme_lists_every_family() -> None:
     """A new family is not forgotten there."""
     lines = ["| family | voices |", "|---|---|", *(f"| `{family.name}` | {family.title} |" for family in FAMILIES)]
     assert table("families") == "\n".join(lines) + "\n"
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return a layout that is promised to programs."""
+    found: dict[str, Any] = json.loads((Path(voicekiln.__file__).parent / name).read_text())
+    return found
+
+
+def test_the_layouts_know_all_that_can_stand_in_them() -> None:
+    """A face, a part or a kind of numbers that is new breaks nobody's check of a sidecar."""
+    known = schema("folders/sidecar.schema.json")["$defs"]
+    found = {name: known[name]["enum"] for name in ("interface", "part", "precision")}
+    assert found == {"interface": [*INTERFACES], "part": [*PARTS], "precision": [*PRECISIONS]}
+    assert known["data"]["properties"]["data"]["enum"] == [*DATA]
+    assert f'"interface": {{ "enum": {json.dumps(PARTS)} }}' in (PAGE / "status.schema.json").read_text()
+    assert schema("folders/bundle.schema.json")["required"][3 : 3 + len(ROLES)] == [*ROLES]
 
 
 @pytest.mark.parametrize("kind", REFUSALS.values(), ids=lambda kind: kind.code)

@@ -352,6 +352,55 @@ def test_a_session_repeats_its_noise_from_the_start(tmp_path: Path) -> None:
     assert np.array_equal(again.run(None, feed)[0], second)
 
 
+def shortened(voice: Original, *calls: int) -> list[np.ndarray]:
+    """Let the network see one frame too few at its calls of these numbers; return the list of what it is then fed.
+
+    It draws less noise there, too, so that afterwards both sides' noise is not the same any more.
+    """
+    fed: list[np.ndarray] = []
+
+    def cut(_module: object, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        fed.append(arguments[0].numpy())
+        return (arguments[0][:, :-1], *arguments[1:]) if len(fed) in calls else arguments
+
+    voice.network.register_forward_pre_hook(cut)
+    return fed
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_a_length_that_rounds_apart_once_is_compared_once_more(tmp_path: Path, call: int) -> None:
+    """From the start, with both sides' noise from the beginning again, and on other inputs, which do not round so."""
+    two = two_noises()
+    fed = shortened(two.voice, call)
+    path = written(tmp_path, two.model)
+    [fidelity] = verify(path, asking(two.voice, rounds=True), "fp32", PROVIDERS, LENGTHS)
+    assert (fidelity.frames, len(fed)) == (LENGTHS, call + len(LENGTHS))
+    assert fidelity.snr_db > 130
+    assert not np.array_equal(fed[0], fed[call])
+
+
+@pytest.mark.parametrize(("rounds", "calls"), [(True, (1, 2)), (True, (2, 3)), (False, (1,))])
+def test_a_length_that_rounds_apart_twice_is_another_network(
+    tmp_path: Path, *, rounds: bool, calls: tuple[int, ...]
+) -> None:
+    """It is refused, and so is a network that rounds nothing the first time."""
+    two = two_noises()
+    shortened(two.voice, *calls)
+    with pytest.raises(NotFaithful) as caught:
+        verify(written(tmp_path, two.model), asking(two.voice, rounds=rounds), "fp32", PROVIDERS, LENGTHS)
+    assert caught.value.found["snr_db"] == "no"
+
+
+def test_what_is_as_long_and_differs_has_no_second_trial(tmp_path: Path) -> None:
+    """Only a length can be an accident."""
+    one = made()
+    wrong_weight(one.model)
+    fed = shortened(one.voice)
+    with pytest.raises(NotFaithful):
+        verify(written(tmp_path, one.model), asking(one.voice, rounds=True), "fp32", PROVIDERS, LENGTHS)
+    assert len(fed) == len(LENGTHS)
+
+
 WAVE = np.sin(np.arange(1000, dtype=np.float32) / 7)
 
 

@@ -21,7 +21,7 @@ from outlines import outline
 from voicekiln.errors import Contradiction, Refusal
 from voicekiln.families import choose
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import Companion, Table, beside, check_speakers, speakers
+from voicekiln.families.companions import SPEAKERS, Companion, Table, beside, check_speakers, speakers, tables
 from voicekiln.families.so_vits_svc_config import config as written
 from voicekiln.job import Conversion, Fidelity, OnnxFile, Recipe
 from voicekiln.worker.wire import Finished, encode
@@ -86,6 +86,41 @@ def test_whose_fault_a_contradiction_is() -> None:
     assert refusal.value.found["what"] == what
 
 
+def test_tables_and_other_kinds_configs_are_nobodys_own() -> None:
+    """What is called after a kind of companion is no config of the one model that happens to be asked."""
+    lying = dict.fromkeys(("speakers.json", "x.speakers.json", "language_ids.json", "config_se.json", "x.json"))
+    seen = replace(WHOLE[0], beside=lying)
+    assert [each.name for each in beside(seen)] == ["x.json"]
+    assert [each.name for each in beside(seen, ("config_se.json",))] == ["x.json", "config_se.json"]
+
+
+def test_its_own_tables_are_asked_first() -> None:
+    """Each by one of its names, whatever their case; those of the folder follow."""
+    names = ("speakers.pth", "Speakers.json", "speaker_ids.json", "x.speakers.json", "x.json", "language_ids.json")
+    asked = [(each.name, each.own) for each in tables(replace(WHOLE[0], beside=dict.fromkeys(names)), SPEAKERS)]
+    assert asked == [
+        ("x.speakers.json", True),
+        ("speaker_ids.json", False),
+        ("Speakers.json", False),
+        ("speakers.pth", False),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "own"),
+    [
+        ("config.json", "VOICE.json"),
+        ("speakers.pth", "VOICE.speakers.json"),
+        ("speaker_ids.json", "VOICE.speaker_ids.json"),
+    ],
+)
+def test_what_a_model_needs_is_asked_for(name: str, own: str) -> None:
+    """One that does not fit, under a name that folders know."""
+    refusal = Companion(name, {}, own=False).refused(Contradiction(what="it is so"))
+    advice = f"it is so (put its own {name} beside it, in a folder of several voices under the voice's name: {own})"
+    assert refusal.found["what"] == advice
+
+
 @pytest.mark.parametrize("value", [True, 0, -1, 65_537, 10**400, 1.0, "7", [7], {}, float("nan")])
 def test_a_number_is_one_or_cannot_be(value: object) -> None:
     """Neither a truth value nor a text that looks like one, and never beyond its bounds; null says nothing."""
@@ -98,11 +133,11 @@ def test_a_number_is_one_or_cannot_be(value: object) -> None:
 
 
 @pytest.mark.parametrize("value", [True, -1, 101, 10**400, float("nan"), float("inf"), "7", [7]])
-def test_a_frequency_is_one_or_cannot_be(value: object) -> None:
+def test_a_real_number_is_one_or_cannot_be(value: object) -> None:
     """No comparison lets through what is no number."""
     with pytest.raises(Contradiction, match="which cannot be"):
-        Table("own.json", {"low": value}).hz("low", 0, 100)
-    assert Table("own.json", {"low": 40}).hz("low", 0, 100) == 40
+        Table("own.json", {"low": value}).real("low", 0, 100)
+    assert Table("own.json", {"low": 40}).real("low", 0, 100) == 40
 
 
 @pytest.mark.parametrize("raw", [{"a": 0, "b": 0}, {"a": True}, {"a": -1}, {"a": "0"}, {"a": 65_536}])

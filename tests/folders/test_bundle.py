@@ -12,9 +12,9 @@ import jsonschema
 import pytest
 
 import voicekiln
-from bundle_parts import FEATURES, STRETCHED, made
+from bundle_parts import D_VECTORS, DURATIONS, FEATURES, STRETCHED, made
 from voicekiln.folders import bundle
-from voicekiln.folders.bundle import ROLES, Member, Role
+from voicekiln.folders.bundle_parts import ROLES, Member, Role, role_of
 from voicekiln.folders.voices import Published
 from voicekiln.job import Conversion, Port
 
@@ -25,6 +25,7 @@ NAMES: Mapping[Role, str] = {
     "kmeans": "kmeans_10000",
     "index": "feature_and_index",
     "vocoder": "model",
+    "speaker_encoder": "model_se",
 }
 
 
@@ -43,6 +44,11 @@ def member(role: Role, told: Conversion, name: str = "") -> Member:
 def members(staging: Path, *roles: Role) -> list[Member]:
     """Return one of each, in the order of a bundle."""
     return [member(role, made(staging, role)) for role in ROLES if role in roles]
+
+
+def speech(staging: Path, *others: Role) -> list[Member]:
+    """Return a voice that reads text, and one of each of the others."""
+    return [member("voice", made(staging, "speech"), "model_file"), *members(staging, *others)]
 
 
 def told(members: Sequence[Member]) -> dict[str, Any]:
@@ -260,17 +266,18 @@ def test_names_that_are_no_text_are_shown_as_in_the_sidecar(staging: Path) -> No
 def test_a_part_is_known_by_what_was_made_of_it(staging: Path) -> None:
     """By its main network, or by its bare numbers where it was too large for one; RVC's are no parts."""
     for role in ROLES:
-        assert bundle.role_of(made(staging, role)) == role
+        assert role_of(made(staging, role)) == role
     voice, kmeans = made(staging, "voice"), made(staging, "kmeans")
     [main, extra] = voice.files
-    assert bundle.role_of(replace(voice, files=(extra, main))) == "voice"
+    assert role_of(replace(voice, files=(extra, main))) == "voice"
     moevs = replace(main, interface="moevs", client={"Type": "SoVits"})
-    assert bundle.role_of(replace(voice, files=(moevs, extra))) == "voice"
-    assert bundle.role_of(replace(voice, files=(replace(moevs, client={"Type": "RVC"}),))) is None
-    assert bundle.role_of(replace(voice, files=(replace(main, interface="rvc"),))) is None
-    assert bundle.role_of(replace(kmeans, files=())) == "kmeans"
+    assert role_of(replace(voice, files=(moevs, extra))) == "voice"
+    assert role_of(replace(voice, files=(replace(moevs, client={"Type": "RVC"}),))) is None
+    assert role_of(replace(voice, files=(replace(main, interface="rvc"),))) is None
+    assert role_of(made(staging, "speech")) == "voice"
+    assert role_of(replace(kmeans, files=())) == "kmeans"
     vectors = replace(kmeans.data[0], name="vectors")
-    assert bundle.role_of(replace(kmeans, files=(), data=(vectors,))) == "index"
+    assert role_of(replace(kmeans, files=(), data=(vectors,))) == "index"
 
 
 def test_a_part_without_a_network_is_no_step(staging: Path) -> None:
@@ -287,3 +294,128 @@ def test_one_voice_and_something_beside_it_belong_together(staging: Path) -> Non
     assert bundle.belong_together([voice, kmeans])
     for some in ([], [voice], [kmeans], [voice, voice], [voice, voice, kmeans], [kmeans, kmeans]):
         assert not bundle.belong_together(some)
+
+
+# --- voices that read text -------------------------------------------------------------------------------------------
+
+
+def test_the_chain_of_a_voice_that_reads_goes_from_a_clip_and_text_to_sound(staging: Path) -> None:
+    """Each step names its file; what is counted between two of them stands there as a rule."""
+    body = told(speech(staging, "speaker_encoder"))
+    assert [(step["step"], step["file"]) for step in body["chain"]] == [
+        ("speaker_encoder", "model_se.speaker_encoder.onnx"),
+        ("encoder", "model_file.encoder.onnx"),
+        ("decoder", "model_file.decoder.onnx"),
+    ]
+    assert sources(body) == {
+        "speaker_encoder": {"waveform": "waveform"},
+        "encoder": {"tokens": "tokens", "token_lengths": "length", "d_vector": "speaker_encoder.d_vector"},
+        "decoder": {
+            "m_p": "encoder.m_p",
+            "logs_p": "encoder.logs_p",
+            "durations": "encoder.w",
+            "d_vector": "speaker_encoder.d_vector",
+            "noise": "noise",
+        },
+    }
+    rules = {name: fed.get("rule") for name, fed in body["chain"][2]["inputs"].items()}
+    assert rules == {
+        "m_p": None,
+        "logs_p": None,
+        "durations": DURATIONS["rule"],
+        "d_vector": D_VECTORS["of_a_clip"],
+        "noise": None,
+    }
+    assert body["disagreements"] == []
+
+
+def test_of_a_voice_that_reads_it_tells_no_features(staging: Path) -> None:
+    """It has none; rate and hop are the voice's, whatever rate the speaker encoder hears."""
+    _, hears = some = speech(staging, "speaker_encoder")
+    told_so = replace(hears.conversion, model=hears.conversion.model | {"sample_rate": 16000})
+    body = told([some[0], replace(hears, conversion=told_so)])
+    assert (body["features"], body["interpolation"]) == ({}, {})
+    assert (body["sample_rate"], body["hop"], body["disagreements"]) == (44100, 512, [])
+
+
+@pytest.mark.parametrize(
+    ("face", "vectors"), [("single", ("d_vector",)), ("voice-conversion", ("source_d_vector", "target_d_vector"))]
+)
+def test_a_voice_without_decoder_is_one_step(staging: Path, face: Any, vectors: tuple[str, ...]) -> None:
+    """Then the recipe asked for that face only; who speaks, and who is spoken to be, comes from a clip each."""
+    [voice, hears] = speech(staging, "speaker_encoder")
+    ports = tuple(Port(name, "float32", (1, 512)) for name in vectors)
+    [main, _] = voice.conversion.files
+    file = replace(main, interface=face, inputs=ports)
+    body = told([replace(voice, conversion=replace(voice.conversion, files=(file,))), hears])
+    assert [step["step"] for step in body["chain"]] == ["speaker_encoder", face]
+    assert sources(body)[face] == dict.fromkeys(vectors, "speaker_encoder.d_vector")
+    assert body["disagreements"] == []
+
+
+def test_of_several_faces_the_chain_has_encoder_and_decoder(staging: Path) -> None:
+    """They take all randomness from the caller."""
+    [voice, hears] = speech(staging, "speaker_encoder")
+    [decoder, encoder] = voice.conversion.files
+    files = (replace(decoder, interface="single"), decoder, encoder)
+    body = told([replace(voice, conversion=replace(voice.conversion, files=files)), hears])
+    assert [step["step"] for step in body["chain"]] == ["speaker_encoder", "encoder", "decoder"]
+
+
+def test_d_vectors_of_other_widths_are_said(staging: Path) -> None:
+    """A speaker encoder of another training does not fit."""
+    [voice, hears] = speech(staging, "speaker_encoder")
+    [file] = hears.conversion.files
+    narrow = replace(file, outputs=(Port("d_vector", "float32", ("windows", 256)),))
+    [said] = told([voice, replace(hears, conversion=replace(hears.conversion, files=(narrow,)))])["disagreements"]
+    assert "d-vectors: voice 512 wide, speaker_encoder 256 wide" in said
+
+
+def test_what_the_voice_has_no_use_for_is_said_and_is_no_step(staging: Path) -> None:
+    """A speaker encoder where speakers are numbers, and parts of a voice of the other kind."""
+    [voice, *others] = speech(staging, "kmeans", "vocoder", "speaker_encoder")
+    [decoder, encoder] = voice.conversion.files
+    told_apart = tuple(
+        replace(file, inputs=tuple(port for port in file.inputs if port.name != "d_vector"))
+        for file in (decoder, encoder)
+    )
+    body = told([replace(voice, conversion=replace(voice.conversion, files=told_apart)), *others])
+    assert [step["step"] for step in body["chain"]] == ["encoder", "decoder"]
+    assert body["disagreements"] == [
+        f"The voice in this folder has no use for the part of the kind {role}."
+        for role in ("kmeans", "vocoder", "speaker_encoder")
+    ]
+    body = told(members(staging, "voice", "kmeans", "speaker_encoder"))
+    assert [step["step"] for step in body["chain"]] == ["kmeans", "voice"]
+    assert len(body["disagreements"]) == 1
+
+
+@pytest.mark.parametrize("nothing", [{}, {"durations": 7, "names": None}, {"durations": {"rule": ["w"]}, "names": []}])
+def test_a_voice_that_reads_may_tell_less(staging: Path, nothing: dict[str, Any]) -> None:
+    """Inputs then bear their own names, and no rule stands at the durations."""
+    [voice, hears] = speech(staging, "speaker_encoder")
+    conversion = replace(voice.conversion, feed=nothing, model={"family": "coqui-vits"})
+    body = told([replace(voice, conversion=conversion), hears])
+    assert sources(body)["decoder"]["m_p"] == "m_p"
+    assert "rule" not in body["chain"][2]["inputs"]["durations"]
+    assert (body["sample_rate"], body["hop"]) == (None, None)
+
+
+def test_networks_without_outputs_feed_nobody(staging: Path) -> None:
+    """Only a sidecar that was found in the outbox can say so; the caller is then left to feed what they do not make."""
+    bare = [
+        replace(one, conversion=replace(one.conversion, files=tuple(replace(f, outputs=()) for f in files)))
+        for one in speech(staging, "speaker_encoder")
+        if (files := one.conversion.files)
+    ]
+    body = told(bare)
+    assert sources(body)["decoder"]["durations"] == "durations"
+    assert (sources(body)["encoder"]["d_vector"], body["disagreements"]) == ("d_vector", [])
+
+
+def test_parts_of_the_other_kind_alone_make_no_bundle(staging: Path) -> None:
+    """A speaker encoder is nothing to a voice that sings, and a vocoder is nothing to one that reads."""
+    assert bundle.belong_together(speech(staging, "speaker_encoder"))
+    assert not bundle.belong_together(speech(staging, "kmeans", "vocoder"))
+    assert not bundle.belong_together(members(staging, "voice", "speaker_encoder"))
+    assert not bundle.belong_together([*speech(staging, "speaker_encoder"), *members(staging, "voice")])

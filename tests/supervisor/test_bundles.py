@@ -16,13 +16,14 @@ from typing import Any
 import jsonschema
 import pytest
 
-from bundle_parts import FILES, answer, content
+from bundle_parts import FILES, SPEECH_FILES, answer, content
 from folders.test_bundle import SCHEMA
 from kiln import Kiln, SlowHands, voice_bytes
 from test_crashes import Plug
 from voicekiln.errors import Damaged
 from voicekiln.folders import boards, outbox
 from voicekiln.folders.bundle import BEGINNING, NAME
+from voicekiln.folders.bundle_parts import ROLES
 from voicekiln.folders.ledger import Ledger
 from voicekiln.folders.tables import STEPS
 from voicekiln.folders.voices import State
@@ -59,7 +60,7 @@ def told(kiln: Kiln, folder: str = "anna") -> dict[str, Any]:
     """Return what the bundle says; it fits its schema, and each file that it names lies there."""
     body = kiln.read(f"{folder}/bundle.json")
     jsonschema.validate(body, SCHEMA)
-    for role in ("voice", "diffusion", "kmeans", "index", "vocoder"):
+    for role in ROLES:
         if (part := body[role]) is not None:
             for file in (part["sidecar"], *part["files"], *part.get("data", [])):
                 assert (kiln.outbox / folder / file["name"]).is_file()
@@ -68,7 +69,7 @@ def told(kiln: Kiln, folder: str = "anna") -> dict[str, Any]:
 
 def names(body: dict[str, Any]) -> list[str]:
     """Return the sidecars of its parts."""
-    parts = [body[role] for role in ("voice", "diffusion", "kmeans", "index", "vocoder")]
+    parts = [body[role] for role in ROLES]
     return [part["sidecar"]["name"] for part in parts if part is not None]
 
 
@@ -106,6 +107,21 @@ def test_a_folder_with_all_parts_gets_a_bundle(build: Callable[..., Kiln]) -> No
     assert body["made_by"]["ledger"] == kiln.ledger.instance
     assert kiln.read("anna/G_1000.json")["schema"] == 2
     assert (unbundled(kiln), kiln.litter()) == ([], [])
+
+
+def test_a_voice_that_reads_and_its_speaker_encoder_get_a_bundle(build: Callable[..., Kiln]) -> None:
+    """The same for YourTTS; without the encoder it goes."""
+    kiln = build()
+    for name, kind in SPEECH_FILES.items():
+        kiln.drop(f"anna/{name}", content(kind))
+    kiln.run(60)
+    body = told(kiln)
+    assert names(body) == ["model_file.json", "model_se.json"]
+    assert [step["step"] for step in body["chain"]] == ["speaker_encoder", "encoder", "decoder"]
+    (kiln.outbox / "anna/model_se.json").unlink()
+    kiln.drop("anna/model_file.pth", content("speech", "newer"))
+    kiln.run(60)
+    assert not (kiln.outbox / HERE).exists()
 
 
 def test_hashes_are_those_of_the_sidecars_that_lie_there(build: Callable[..., Kiln]) -> None:

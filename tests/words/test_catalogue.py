@@ -76,6 +76,9 @@ LATIN = set(
         QuickVC MS iSTFT fork FreeVC spk
         Diffusion DiffSinger naive diffusion yaml k_step_max cluster_centers_
         KMeans npy faiss
+        MMS Bert VITS2 MeloTTS MB Hugging Face transformers LSTM CC BY NC ND VOICE VITS vocab txt
+        log_input use_torch_spec true hop_length model_se config_se speakers
+        text_encoder emb enc_p layer1 se fc
         """,
     )
 )
@@ -107,6 +110,10 @@ def samples() -> Iterator[tuple[str, str]]:
     yield from (
         ("what", str(Table("a.json", {}).wrong("k_step_max", value).found["what"])) for value in (7, 1e300, [7])
     )
+    for network in ("flow", "posterior encoder", "duration predictor"):
+        yield "what", f"a convolution of its {network} sees 7 frames to each side"
+    for rows in ("speakers", "languages"):
+        yield "what", f"a.json names 7 {rows}, the weights have 7"
     yield "what", "among the weights is something that is no tensor (under a int)"
     for one, other in ((None, None), ("7", None), ("7", "7")):
         yield "reason", str(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), one, None, other))

@@ -4,8 +4,9 @@ The very bytes that will be published run in ONNX Runtime beside the PyTorch net
 were never traced, on plausible inputs with an unvoiced gap, with the noise on. Noise agrees because it is drawn
 again: a one-node model with the file's own noise node, run as often and in the same order, gives the same numbers
 on the same provider, and the network's `Noise` modules replay them. What a network predicts and then adds up (f0) is
-compared, and the rest follows from the file's prediction on both sides. Every comparison is written so that NaN fails,
-and a reference that is silent fails too: nothing can be heard in it.
+compared, and the rest follows from the file's prediction on both sides. What it predicts and then rounds to a length
+(durations of speech) may once in a great while come out one longer; then all is compared once more, on other inputs.
+Every comparison is written so that NaN fails, and a reference that is silent fails too: nothing can be heard in it.
 """
 
 from __future__ import annotations
@@ -99,7 +100,13 @@ def verify(  # noqa: PLR0913, PLR0917 - what is compared with what, and how
         found: list[Fidelity] = []
         for provider in providers:
             trial = _Trial(path, voice, precision, provider, beside)
-            found.append(trial.judge({frames: trial.compare(frames) for frames in lengths}))
+            try:
+                differences = trial.differences(lengths)
+            except _OtherLengthError:
+                # From the start: from here on the two would draw different noise, having drawn unequally much.
+                trial = _Trial(path, voice, precision, provider, beside, again=True)
+                differences = trial.differences(lengths)
+            found.append(trial.judge(differences))
             if len(found) == 1:
                 show(draw(*trial.longest))
         return tuple(found)
@@ -145,8 +152,23 @@ def open_session(model: Path | bytes, provider: str) -> onnxruntime.InferenceSes
 class _Trial:
     """One file on one provider, beside the network."""
 
-    def __init__(self, path: Path, voice: Original, precision: Precision, provider: str, beside: Executor) -> None:
-        """`beside` is the one thread in which ONNX Runtime opens and runs the file."""
+    def __init__(  # noqa: PLR0913 - what `verify` is told, and for which time
+        self,
+        path: Path,
+        voice: Original,
+        precision: Precision,
+        provider: str,
+        beside: Executor,
+        *,
+        again: bool = False,
+    ) -> None:
+        """Open the file.
+
+        `beside` is the one thread in which ONNX Runtime opens and runs it. `again` says that this is the second trial,
+        on other inputs, in which a rounded length that differs is no accident any more: two that agree to the last
+        digits round apart a few times in a thousand voices, one that is wrong does so every time.
+        """
+        self.again = again
         self.voice, self.exportable = voice, voice.exportable
         self.precision, self.provider = precision, provider
         self.wanted_db = self.exportable.wanted_db[precision]
@@ -157,9 +179,13 @@ class _Trial:
         with self._running(0):
             self.sources = [_noise_source(node, provider) for node in voice.noises]
 
-    def compare(self, frames: int) -> Difference:
+    def differences(self, lengths: Sequence[int]) -> dict[int, Difference]:
+        """Return the worst difference at each length."""
+        return {frames: self._compare(frames) for frames in lengths}
+
+    def _compare(self, frames: int) -> Difference:
         """Run both at one length and return the worst difference among the outputs."""
-        inputs = self.exportable.sample(frames, np.random.default_rng(frames))
+        inputs = self.exportable.sample(frames, np.random.default_rng((frames, 1) if self.again else frames))
         running = self.beside.submit(self._run, inputs)
         wanted = _ask_network(self.voice, inputs, self.sources, self._predictions(running, frames))
         with self._running(0):
@@ -167,6 +193,8 @@ class _Trial:
         with self._running(frames):
             got = running.result()
         if any(a.shape != b.shape or a.dtype != b.dtype for a, b in zip(wanted, got, strict=True)):
+            if self.exportable.rounds and not self.again:
+                raise _OtherLengthError
             raise self._unfaithful("no", frames)
         if wanted[0].size > self.longest[0].size:
             self.longest = wanted[0], got[0]
@@ -229,6 +257,14 @@ class _Trial:
             provider=self.provider,
             wanted_db=self.wanted_db,
         )
+
+
+class _OtherLengthError(Exception):
+    """The two sides are not equally long, in a network that rounds a length (`Exportable.rounds`), for the first time.
+
+    By itself that is no proof of anything: of two predictions of 3.0000001 and 2.9999999 frames one becomes 4, the
+    other 3. What was drawn is of no use then, as nothing after that frame can be compared.
+    """
 
 
 class _OtherPortsError(Exception):

@@ -9,18 +9,22 @@ from __future__ import annotations
 from voicekiln.errors import OtherFamily, UnknownModel
 from voicekiln.families import foreign
 from voicekiln.families.base import Claim, Family, NotMine, Outline
+from voicekiln.families.coqui import CoquiVits
 from voicekiln.families.diffusion import ShallowDiffusion
 from voicekiln.families.feature_index import FeatureIndex
 from voicekiln.families.kmeans import KMeans
 from voicekiln.families.nsf_hifigan import NsfHifiGan
 from voicekiln.families.rvc import Rvc
 from voicekiln.families.so_vits_svc import SoVitsSvc
+from voicekiln.families.speaker_encoder import SpeakerEncoder
 
 FAMILIES: tuple[Family, ...] = (
     Rvc(),
     SoVitsSvc(),
+    CoquiVits(),
     ShallowDiffusion(),
     NsfHifiGan(),
+    SpeakerEncoder(),
     KMeans(),
     FeatureIndex(),
 )

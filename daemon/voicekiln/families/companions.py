@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, TypeVar
 
 from voicekiln.errors import Contradiction, plain
@@ -18,6 +19,12 @@ from voicekiln.families.tensors import Shape, listed
 
 CONFIG = ("config.json",)
 """The general name of most companions; a model's own one ends as it does."""
+SPEAKERS = ("speaker_ids.json", "speaker_ids.pth", "speakers.json", "speakers.pth")
+LANGUAGES = ("language_ids.json", "language_ids.pth")
+TABLES = (*SPEAKERS, *LANGUAGES)
+"""General names of tables of speakers and of languages; a model's own one ends in a point and one of these."""
+_GENERAL = frozenset({*CONFIG, *TABLES, "config_se.json"})
+_OF_A_TABLE = tuple(f".{name}" for name in TABLES)
 
 MAX_NUMBER = 65_536
 MAX_LIST = 16
@@ -52,20 +59,49 @@ class Companion:
         Raises:
             Contradiction: the problem, if it is the model's own, and what can be done about it.
         """
+        if self.own:
+            raise self.refused(problem) from problem
+        return f"{shown(self.name)}, which lies beside it, is not this model's: {problem.found['what']}."
+
+    def refused(self, problem: Contradiction) -> Contradiction:
+        """Return the refusal for one that does not fit and that the model cannot do without."""
         name, why = shown(self.name), problem.found["what"]
         if self.own:
-            what = f"{why} ({name} beside it was taken for its own: correct or remove it if it is not)"
-            raise Contradiction(what=what) from problem
-        return f"{name}, which lies beside it, is not this model's: {why}."
+            return Contradiction(
+                what=f"{why} ({name} beside it was taken for its own: correct or remove it if it is not)"
+            )
+        # A pickled table is only known by its general name.
+        ending = "json" if self.name.casefold() in CONFIG else f"{name[: name.rindex('.')]}.json"
+        advice = f"put its own {name} beside it, in a folder of several voices under the voice's name: VOICE.{ending}"
+        return Contradiction(what=f"{why} ({advice})")
 
 
 def beside(outline: Outline, general: Sequence[str] = CONFIG) -> Iterator[Companion]:
     """Give the companions that could be the model's: its own ones first, then those of general names in their order."""
     endings = tuple({name[name.rindex(".") :] for name in general})
     order = {name: place for place, name in enumerate(general)}
-    names = [name for name in outline.beside if name.casefold().endswith(endings)]
+    others = _GENERAL - order.keys()
+    names = [
+        name
+        for name in outline.beside
+        if (low := name.casefold()).endswith(endings) and low not in others and not low.endswith(_OF_A_TABLE)
+    ]
     for name in sorted(names, key=lambda name: order.get(name.casefold(), -1)):
         yield Companion(name, outline.beside[name], own=name.casefold() not in order)
+
+
+def tables(outline: Outline, general: Sequence[str]) -> Iterator[Companion]:
+    """Give the tables of these names that could be the model's: its own ones first, each kind in the names' order.
+
+    Args:
+        outline: of the model.
+        general: some of `TABLES`.
+    """
+    lowered = {name: name.casefold() for name in outline.beside}
+    for own, wanted in product((True, False), general):
+        for name, low in lowered.items():
+            if low.endswith(f".{wanted}") if own else low == wanted:
+                yield Companion(name, outline.beside[name], own=own)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +116,8 @@ class Table:
         """Return a whole number within its bounds."""
         return None if (value := self.values.get(key)) is None else self._size(key, value, low, high)
 
-    def hz(self, key: str, low: float, high: float) -> float | None:
-        """Return a frequency within its bounds."""
+    def real(self, key: str, low: float, high: float) -> float | None:
+        """Return a number within its bounds, whole or not."""
         value = self.values.get(key)
         # Written so that a NaN fails: every comparison with it is false.
         if value is not None and not (type(value) in {int, float} and low <= value <= high):

@@ -155,8 +155,8 @@ def _told(config: Table, found: Network) -> Settings:
     if "fmax" not in config.values:
         raise config.silent("fmax")
     # null stands for no limit but half the sample rate.
-    highest = config.hz("fmax", 1, rate / 2) or rate / 2
-    analysis = Analysis(n_fft, window, config.given("fmin", config.hz("fmin", 0, highest - 1)), highest)
+    highest = config.real("fmax", 1, rate / 2) or rate / 2
+    analysis = Analysis(n_fft, window, config.given("fmin", config.real("fmin", 0, highest - 1)), highest)
     if (noise := config.values.get("noise_sigma")) not in (None, 0):
         what = f"an NSF-HiFiGAN vocoder that adds noise to its features (noise_sigma {shown(noise)})"
         raise OtherFamily(what=what, families="NSF-HiFiGAN")

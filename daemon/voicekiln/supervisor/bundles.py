@@ -19,7 +19,7 @@ from pathlib import PurePosixPath
 from voicekiln.errors import NameTaken, NotOwnerError, ShareAwayError, plain
 from voicekiln.folders import bundle
 from voicekiln.folders.boards import GONE, BoardFile, put_up, take_down
-from voicekiln.folders.bundle import Member
+from voicekiln.folders.bundle_parts import ROLES, Member
 from voicekiln.folders.files import open_folder
 from voicekiln.folders.names import shown
 from voicekiln.folders.outbox import Rights
@@ -72,7 +72,7 @@ class Bundles:
         return self._again.get(folder, (0.0, 0.0))[0] <= self._common.now.mono
 
     def _members(self, folder: PurePosixPath) -> list[Member]:
-        return [member for role in bundle.ROLES for member in self._common.ledger.members(folder, role, MOST)]
+        return [member for role in ROLES for member in self._common.ledger.members(folder, role, MOST)]
 
     def _done(self, due: Mapping[PurePosixPath, int], troubles: Mapping[PurePosixPath, str]) -> None:
         self._under_way = False
