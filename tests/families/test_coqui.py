@@ -243,6 +243,16 @@ def test_half_weights_and_training_checkpoints_are_the_voice() -> None:
     assert recognised(outline(training)).model["checkpoint"] == "training"
 
 
+def test_what_a_voice_has_and_does_not_use_is_in_no_file() -> None:
+    """Coqui makes a plain predictor's tensors for the speaker even where it is not told who speaks."""
+    seen = whole("speakers")
+    config = tiny_coqui.config("speakers")
+    config["model_args"]["condition_dp_on_speaker"] = False
+    untold = replace(seen, rest={"config": config})
+    assert fed(untold, "encoder") == ["tokens", "token_lengths"]
+    assert not [name for name in built(untold, "encoder").weights if ".cond." in name]
+
+
 @pytest.mark.parametrize(
     ("variant", "part", "names"),
     [

@@ -20,7 +20,7 @@ from voicekiln.families import coqui_sidecar as sidecar
 from voicekiln.families.base import MAX_ONNX_BYTES, PLAIN, WANTED_DB, Claim, Exportable, NotMine, Outline
 from voicekiln.families.coqui_names import canonical, layout
 from voicekiln.families.coqui_network import Settings, expected, network
-from voicekiln.families.coqui_settings import Reading, read
+from voicekiln.families.coqui_settings import UNHEARD, Reading, read
 from voicekiln.families.coqui_usual import SINGLE, VCTK, YOURTTS, outline
 from voicekiln.families.tensors import compare, contradiction, folded, stored
 from voicekiln.families.weights import AsIs, Rule, rules
@@ -110,10 +110,10 @@ class CoquiVits:
             NoSuchFace: if it is for clients of other voices, or what it needs is not in this one.
         """
         found: Reading = claim.settings
-        _compare(found.settings, names := canonical(outline.tensors), outline)
+        _compare(found, outline)
         graph = _graph(found.settings, part or "decoder")
         made, told = _bare(found.settings, graph), found.config
-        module, weights = network(made, graph), _weights(names)
+        module, weights = network(made, graph), _weights(found.names)
         terms = (LICENCE, YOURTTS_LICENCE) if _is_yourtts(found.settings) else (LICENCE,)
         still_whole = graph == "encoder" and "fp16" in recipe.precisions
         noises = ("dp_noise", "noise") if found.settings.stochastic else ("noise",)
@@ -180,10 +180,11 @@ def _bare(settings: Settings, graph: Made) -> Settings:
     return replace(rates, **{name: type(getattr(settings, name))() for name in WITHOUT[graph]})
 
 
-def _compare(settings: Settings, names: Mapping[str, str], outline: Outline) -> None:
+def _compare(found: Reading, outline: Outline) -> None:
     """Refuse tensors that are not exactly those of the voice."""
-    called = {names[name]: info for name, info in outline.tensors.items() if name in names}
-    if problems := compare(expected(settings), folded(called)):
+    names = canonical(outline.tensors)
+    used = {theirs: name for theirs, name in names.items() if theirs in found.names or not name.startswith(UNHEARD)}
+    if problems := compare(expected(found.settings), folded({used[name]: outline.tensors[name] for name in used})):
         raise contradiction(problems)
 
 

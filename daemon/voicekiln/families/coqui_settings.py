@@ -33,6 +33,8 @@ NO_SYMBOLS = (
     "Its config does not say enough to tell which symbol has which number, so there is no token map for it. Whoever "
     "trained the voice knows it (voices of MMS have it in vocab.txt)."
 )
+UNHEARD = "duration_predictor.cond."
+"""By these tensors a plain duration predictor would be told the speaker. Coqui makes them even where it is not."""
 SIZES = (
     *("symbols", "hidden", "channels", "filter_channels", "heads", "layers", "kernel", "flow_kernel", "flow_layers"),
     *("initial", "block_kernels", "up_kernels", "block", "stochastic"),
@@ -225,18 +227,14 @@ def _told(name: str, raw: object, tensors: _Tensors) -> _Told | None:
 
 
 def _heard(config: Config, tensors: _Tensors) -> _Tensors:
-    """Return the tensors without those by which a plain duration predictor would be told the speaker, if it is not.
-
-    Coqui makes them whatever the config says, and then does not use them.
-    """
+    """Return the tensors without `UNHEARD`, if the config says that they are not used."""
     unheard = any(fact == "duration_by_speaker" and not said for _, fact, said in config.claims)
     if tensors.sizes["stochastic"] or not unheard:
         return tensors
-    dropped = "duration_predictor.cond."
     return replace(
         tensors,
-        names={theirs: name for theirs, name in tensors.names.items() if not name.startswith(dropped)},
-        shapes={name: shape for name, shape in tensors.shapes.items() if not name.startswith(dropped)},
+        names={theirs: name for theirs, name in tensors.names.items() if not name.startswith(UNHEARD)},
+        shapes={name: shape for name, shape in tensors.shapes.items() if not name.startswith(UNHEARD)},
         sizes={**tensors.sizes, "duration_by_speaker": False},
     )
 
