@@ -6,6 +6,9 @@ import hashlib
 
 from voicekiln.job import Conversion, Converted, Fidelity, Interface, Job, OnnxFile, Port, Precision, staged
 
+FACES: tuple[Interface, ...] = ("rvc", "w-okada", "moevs")
+"""Those that an RVC voice has."""
+
 
 def onnx_bytes(job: Job, precision: Precision, interface: Interface = "rvc") -> bytes:
     """Return what stands for an ONNX file: different for each content and precision, and for each kind of graph."""

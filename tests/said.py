@@ -108,6 +108,7 @@ PASSED_ON = {
     "families/__init__.py: what",
     "families/foreign.py: found or 'nothing at all'",
     "families/diffusion.py: problems",
+    "families/companions.py: problem.found['what']",
     "families/coqui.py: problems",
     "families/coqui.py: why",
     "families/coqui_settings.py: problems",

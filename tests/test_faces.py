@@ -13,12 +13,13 @@ import jsonschema
 import pytest
 
 import voicekiln
+from endings import FACES as ASKED
 from kiln import Kiln, PromptHands, SlowHands, good, voice_bytes
 from live_client import Inferencer, slot_of
 from running import CONFIG, Daemon
 from tiny_voices import write_tiny
 from voicekiln.folders.voices import State
-from voicekiln.job import INTERFACES, PRECISIONS, Recipe
+from voicekiln.job import PRECISIONS, Recipe
 from voicekiln.loop import LEDGER
 
 
@@ -36,7 +37,7 @@ def build(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[.
         kiln.close()
 
 
-LIVE = {"default": Recipe("default"), "live": Recipe("live", ("fp32", "fp16"), interfaces=INTERFACES)}
+LIVE = {"default": Recipe("default"), "live": Recipe("live", ("fp32", "fp16"), interfaces=ASKED)}
 FACES = {
     *("live/a.onnx", "live/a.fp16.onnx", "live/a.w-okada.onnx", "live/a.w-okada.fp16.onnx", "live/a.json"),
     *("live/a.moevs/a.json", "live/a.moevs/a/a_RVC.onnx"),
@@ -51,7 +52,7 @@ def test_a_recipe_of_several_faces_makes_all_of_them_and_the_sweeper_removes_the
     kiln.run()
     assert kiln.results() == FACES
     assert len(kiln.asked) == 1
-    assert kiln.log.of("job.finished")[0]["snr_db"].keys() == {f"{i} {p}" for i in INTERFACES for p in PRECISIONS}
+    assert kiln.log.of("job.finished")[0]["snr_db"].keys() == {f"{i} {p}" for i in ASKED for p in PRECISIONS}
     for _ in range(40):  # a share of what is there goes at once
         kiln.skip(8 * 86400)
     assert kiln.results() == set()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -212,9 +211,3 @@ def d_vectors(made: Settings, names: tuple[str, ...], clips: int = 2, seed: int 
         for name in names
         for clip in range(clips)
     }
-
-
-def write_json(path: Path, values: object) -> Path:
-    """Write a companion; return `path`."""
-    path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
-    return path

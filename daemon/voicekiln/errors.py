@@ -8,6 +8,7 @@ beyond short, cleaned values. Everything else that ends a job early is `Lost` (s
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from string import Formatter
 from typing import ClassVar
 
@@ -271,6 +272,29 @@ class Contradiction(Refusal):
     )
 
 
+class WrongCompanion(Contradiction):
+    """A file beside a model that bears its name or is needed for it, and says what cannot be true of it."""
+
+    code = "wrong-companion"
+    message = "{name}, which lies beside this file, does not fit it: {what}."
+    hint = (
+        "Correct {name}, put the right one in its place or remove it; this file is then judged again by itself. With "
+        "several voices in one folder, each one's own companion bears its name: VOICE.json instead of config.json, "
+        "VOICE.speakers.json instead of speakers.json."
+    )
+
+
+class NoCompanion(Contradiction):
+    """A model that nobody can hear rightly without a file that does not lie beside it, or is of no use there."""
+
+    code = "no-companion"
+    message = "This file cannot be converted without its {name}: {what}."
+    hint = (
+        "Put its {name} beside it, as it came with the voice; this file is then judged again by itself. With several "
+        "voices in one folder, each one's own companion bears its name: VOICE.json instead of config.json."
+    )
+
+
 class BadNumbers(Refusal):
     """NaN or infinity among the weights."""
 
@@ -328,5 +352,12 @@ class NameTaken(Refusal):
     hint = "Move or rename that file; the result is then published by itself within some minutes."
 
 
-REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in Refusal.__subclasses__()}
+def _kinds(above: type[Refusal]) -> Iterator[type[Refusal]]:
+    """Give all subclasses, each followed by its own."""
+    for kind in above.__subclasses__():
+        yield kind
+        yield from _kinds(kind)
+
+
+REFUSALS: dict[str, type[Refusal]] = {kind.code: kind for kind in _kinds(Refusal)}
 """Every refusal by its code."""

@@ -24,6 +24,8 @@ Interface = Literal["rvc", "w-okada", "moevs", "single", "voice-conversion"]
 """A face that the ONNX shows: names and order of inputs and outputs that clients bind to, and what they read beside it.
 `rvc` is what a family makes for most clients; `moevs` is the file of `rvc` in the folder that its client wants."""
 INTERFACES: tuple[Interface, ...] = get_args(Interface)
+OF_TEXT: tuple[Interface, ...] = ("single", "voice-conversion")
+"""Those that only voices have which read text."""
 
 Main = Literal[
     "rvc", "w-okada", "moevs", "single", "voice-conversion",

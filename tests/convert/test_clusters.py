@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 
@@ -132,6 +133,14 @@ def test_half_precision_holds_the_same_numbers(centres: tuple[Conversion, Path])
     """Rounded centres would be others; the file is as large as the other."""
     whole, half = centres[0].files
     assert abs(whole.bytes - half.bytes) < 100
+
+
+def test_a_file_that_is_float32_all_the_way_says_so(centres: tuple[Conversion, Path], index: Any) -> None:
+    """In half precision, too: nothing in it is half."""
+    for made, folder in (centres, index):
+        for file in made.files:
+            facts = {each.key: each.value for each in onnx.load(folder / file.name).metadata_props}
+            assert (facts["precision"], facts["arithmetic"]) == (file.precision, "float32")
 
 
 @pytest.mark.parametrize(("weight", "by"), [("vectors", 1.0001), ("centroids", -1), ("starts", 0.9)])

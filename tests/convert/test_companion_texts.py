@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+import reference_voices
+import tiny_coqui
 from convert.small_checkpoints import saved, voice, written
 from voicekiln.convert.checkpoint import open_checkpoint
 from voicekiln.convert.companions import read
 from voicekiln.convert.data import MAX_DEPTH, MAX_TEXT, MAX_VALUES
+from voicekiln.families import choose
 
 MEBIBYTE = 1 << 20
 
@@ -71,9 +75,6 @@ BAD_JSON: dict[str, bytes | str] = {
     "a comment": "{} // mine",
     "a key twice": '{"a": 1, "a": 2}',
     "a key twice below": '{"b": [{"a": 1, "a": 1}]}',
-    "no number": '{"a": NaN}',
-    "too large a number": '{"a": 1e9999}',
-    "infinity": '{"a": -Infinity}',
     "too long a number": "9" * 5000,
     "a number of 20 digits": '{"a": 18446744073709551616}',
     "too deep": nested(MAX_DEPTH + 1),
@@ -95,9 +96,6 @@ BAD_YAML: dict[str, bytes | str] = {
     "a key twice": "a: 1\na: 2\n",
     "a key twice in two spellings": "a: 1\n'a': 2\n",
     "a key that is a list": "? [1, 2]\n: 3\n",
-    "no number": "a: .nan",
-    "infinity": "a: -.inf",
-    "too large a number": "a: 1.0e+9999",
     "a number of 20 digits": "a: 18446744073709551616",
     "a number to the base of 60 that would take a minute": "a: 1" + ":30" * (MEBIBYTE // 3 - 3),
     "too deep": nested(MAX_DEPTH + 1),
@@ -133,6 +131,18 @@ def test_odd_json_is_none(tmp_path: Path, what: str) -> None:
 def test_odd_yaml_is_none(tmp_path: Path, what: str) -> None:
     """As above, and nothing of it is ever made."""
     assert said(tmp_path, "config.yaml", BAD_YAML[what]) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.json", '{"a": NaN, "b": Infinity, "c": [-Infinity], "d": 1e9999, "e": 1.5}'),
+        ("a.yaml", "{a: .nan, b: .inf, c: [-.inf], d: 1.0e+9999, e: 1.5}"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_texts(tmp_path: Path, name: str, text: str) -> None:
+    """As in a checkpoint, so that the rest of the file can be used and all of it written as JSON."""
+    assert said(tmp_path, name, text) == {"a": "nan", "b": "inf", "c": ["-inf"], "d": "inf", "e": 1.5}
 
 
 def test_the_bounds_are_where_they_are_said_to_be(tmp_path: Path) -> None:
@@ -191,6 +201,19 @@ def test_a_checkpoint_comes_with_its_companions(tmp_path: Path) -> None:
     path = written(tmp_path / "v.pth", saved(voice()))
     assert open_checkpoint(path).outline.beside == {}
     assert open_checkpoint(path, {"config.json": tmp_path / "copy"}).outline.beside == {"config.json": {"a": 1}}
+
+
+def test_coquis_own_config_is_used(tmp_path: Path) -> None:
+    """As Python writes it, with an Infinity in it, beside a checkpoint that has none."""
+    config = reference_voices.spec("coqui-vits-single")["rest"]["config"]
+    real = reference_voices.outline("coqui-vits-single").tensors
+    path = written(tmp_path / "v.pth", saved({"model": tiny_coqui.tiny("single")["model"]}))
+    for voice_config, tensors in ((config, real), (config | tiny_coqui.config("single"), None)):
+        text = json.dumps(voice_config)
+        assert "Infinity" in text
+        found = open_checkpoint(path, {"config.json": written(tmp_path / "copy", text.encode())}).outline
+        _, claim = choose(found if tensors is None else replace(found, tensors=tensors))
+        assert (claim.family, claim.model["companions"], claim.notes) == ("coqui-vits", ["config.json"], ())
 
 
 def test_nothing_in_a_companion_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,8 +18,9 @@ from convert.test_hostile_pickles import FEW, TABLE, stream
 from convert.watched import harmless
 from voicekiln.convert import d_vectors
 from voicekiln.convert.checkpoint import Checkpoint, open_checkpoint
-from voicekiln.convert.d_vectors import MAX_CLIPS, MAX_NAME, MAX_NAMES, WIDTHS, Tables, is_table, read
+from voicekiln.convert.d_vectors import MAX_CLIPS, MAX_NAME, WIDTHS, Tables, read
 from voicekiln.families.base import DVectors, exact
+from voicekiln.families.companions import MAX_NAMES, is_table
 from voicekiln.folders.beside import GENERAL, MAX_VECTORS_BYTES, OWN, most_bytes
 
 Clips = dict[str, Any]

@@ -18,6 +18,7 @@ import torch
 from onnx import numpy_helper
 
 import voicekiln
+from endings import FACES
 from live_client import Inferencer, Microphone, Slot, open_session, slot_of
 from tiny_voices import write_tiny
 from voicekiln.convert import bench, pipeline, template
@@ -32,11 +33,11 @@ from voicekiln.families.rvc_feed import coarse, glide
 from voicekiln.families.weights import Rule
 from voicekiln.folders import sidecar
 from voicekiln.folders.outbox import Delivery, Rights, publish
-from voicekiln.job import INTERFACES, Conversion, Interface, Precision, Recipe, Verify
+from voicekiln.job import Conversion, Interface, Precision, Recipe, Verify
 from voicekiln.worker.wire import Finished, decode_answer, encode
 
 SCHEMA = json.loads((Path(voicekiln.__file__).parent / "folders/sidecar.schema.json").read_text())
-ALL = Recipe("all", ("fp32", "fp16"), interfaces=INTERFACES)
+ALL = Recipe("all", ("fp32", "fp16"), interfaces=FACES)
 VOICES = [(version, f0) for version in ("v1", "v2") for f0 in (True, False)]
 FRAMES = 230
 

@@ -24,7 +24,7 @@ from plain_export import TRACED, network, plain, rolled
 from reference_voices import Arrays, ac_snr_db
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import PLAIN, Claim, Exportable, Family, NotMine, Outline, TensorInfo
-from voicekiln.families.weights import AsIs, Computed, Derived, Folded, Joined, Rule, Schedule
+from voicekiln.families.weights import AsIs, Computed, Folded, Joined, Rule, Schedule
 from voicekiln.job import Part, Recipe
 
 UNSEEN = (1, 5, 40, 131)
@@ -230,12 +230,10 @@ def names(rule: Rule) -> tuple[str, ...]:
             return (name,)
         case Folded(g, v):
             return g, v
-        case Derived(names=several):
+        case Computed(names=several):
             return several
         case Joined(each):
             return tuple(name for one in each for name in names(one))
-        case Computed():
-            return ()
 
 
 def agreement_db(built: Built, graph: onnx.ModelProto, frames: int) -> float:

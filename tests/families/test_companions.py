@@ -18,7 +18,7 @@ import tiny_sovits
 import tiny_vocoders
 from families.test_rvc_hostile import values
 from outlines import outline
-from voicekiln.errors import Contradiction, Refusal
+from voicekiln.errors import Contradiction, Refusal, WrongCompanion
 from voicekiln.families import choose
 from voicekiln.families.base import Outline
 from voicekiln.families.companions import SPEAKERS, Companion, Table, beside, check_speakers, speakers, tables
@@ -80,10 +80,9 @@ def test_whose_fault_a_contradiction_is() -> None:
     problem = Contradiction(what="it is so")
     sentence = "config.json, which lies beside it, is not this model's: it is so."
     assert Companion("config.json", {}, own=False).another(problem) == sentence
-    with pytest.raises(Contradiction) as refusal:
+    with pytest.raises(WrongCompanion) as refusal:
         Companion("own.json", {}, own=True).another(problem)
-    what = "it is so (own.json beside it was taken for its own: correct or remove it if it is not)"
-    assert refusal.value.found["what"] == what
+    assert refusal.value.found == {"name": "own.json", "what": "it is so"}
 
 
 def test_tables_and_other_kinds_configs_are_nobodys_own() -> None:
@@ -106,19 +105,13 @@ def test_its_own_tables_are_asked_first() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("name", "own"),
-    [
-        ("config.json", "VOICE.json"),
-        ("speakers.pth", "VOICE.speakers.json"),
-        ("speaker_ids.json", "VOICE.speaker_ids.json"),
-    ],
-)
-def test_what_a_model_needs_is_asked_for(name: str, own: str) -> None:
-    """One that does not fit, under a name that folders know."""
-    refusal = Companion(name, {}, own=False).refused(Contradiction(what="it is so"))
-    advice = f"it is so (put its own {name} beside it, in a folder of several voices under the voice's name: {own})"
-    assert refusal.found["what"] == advice
+def test_what_a_model_needs_is_asked_for() -> None:
+    """One that does not fit is named, and it is said how to tell several voices' apart; nothing is blamed on them."""
+    refusal = Companion("speakers.pth", {}, own=False).refused(Contradiction(what="it is so"))
+    assert refusal.text == "speakers.pth, which lies beside this file, does not fit it: it is so."
+    assert "Correct speakers.pth, put the right one in its place or remove it" in refusal.advice
+    assert "VOICE.speakers.json" in refusal.advice
+    assert "training tool" not in refusal.advice
 
 
 @pytest.mark.parametrize("value", [True, 0, -1, 65_537, 10**400, 1.0, "7", [7], {}, float("nan")])

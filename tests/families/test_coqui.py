@@ -203,6 +203,12 @@ def test_what_inspect_shows(variant: str, facts: dict[str, object]) -> None:
     assert {key: model[key] for key in facts} == facts
 
 
+def test_without_a_table_no_speaker_is_counted() -> None:
+    """A voice that takes d-vectors can be anybody, and not one in particular."""
+    model = recognised(replace(whole("yourtts"), beside={})).model
+    assert (model["speaker"], model["speakers"]) == ("d_vector", 0)
+
+
 @pytest.mark.parametrize("variant", ["single", "speakers", "speakers-stochastic", "hearing-speakers"])
 def test_the_original_vits_has_the_same_networks(variant: str) -> None:
     """Its names are others, and its plain predictor has another norm; the numbers find their places."""
@@ -387,6 +393,9 @@ def test_the_speakers_vectors_are_published_in_their_order() -> None:
         {"row": 2, "name": "a\\b", "clips": 3},
         {"row": 3, "name": "nul\N{REPLACEMENT CHARACTER} c", "raw": "nul\\u200c\\xa0c", "clips": 4},
     ]
+    long = built(with_vectors(tuple("a long name " * 10 + each for each in "xy"))).feed["speakers"]
+    assert long[0]["name"] == long[1]["name"]
+    assert [speaker["raw"][-1] for speaker in long] == ["x", "y"]
     assert recognised(seen).model["speakers"] == 4
     assert FAMILY.data(recognised(seen), seen, PLAIN) == {"d_vectors": AsIs(VECTORS)}
     untold = outline(tiny_coqui.tiny())
@@ -450,7 +459,7 @@ def test_a_thousand_speakers_and_thousands_of_symbols_have_room() -> None:
     """In the answer of the worker, and in a sidecar that other daemons read."""
     feed = large(4000, 1000).feed
     assert (len(feed["tokens"]), len(feed["speakers"])) == (4000, 1000)
-    assert not any("raw" in speaker for speaker in feed["speakers"])
+    assert all("raw" in speaker for speaker in feed["speakers"])
     assert len(json.dumps(feed, ensure_ascii=False).encode()) < MAX_LINE * 3 / 4
     _must_be_plain(feed, [MAX_VALUES - 900])
 

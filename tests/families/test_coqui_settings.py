@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ import tiny_coqui
 from families.test_rvc_hostile import values
 from outlines import outline
 from voicekiln.convert.data import plain_data
-from voicekiln.errors import Contradiction, Refusal
+from voicekiln.errors import Contradiction, NoCompanion, Refusal, WrongCompanion
 from voicekiln.families.base import DVectors, Outline, TensorInfo, exact
 from voicekiln.families.coqui_network import Settings
 from voicekiln.families.coqui_settings import Reading, read
@@ -72,6 +73,22 @@ def why(seen: Outline) -> str:
     """Return why a voice is refused."""
     with pytest.raises(Contradiction) as refusal:
         read(seen)
+    return str(refusal.value.found["what"])
+
+
+def unfit(seen: Outline, name: str = "config.json") -> str:
+    """Return why the companion of that name is refused."""
+    with pytest.raises(WrongCompanion) as refusal:
+        read(seen)
+    assert refusal.value.found["name"] == name
+    return str(refusal.value.found["what"])
+
+
+def lack(seen: Outline) -> str:
+    """Return why there is no config that could be used."""
+    with pytest.raises(NoCompanion) as refusal:
+        read(seen)
+    assert refusal.value.found["name"] == "config.json"
     return str(refusal.value.found["what"])
 
 
@@ -179,11 +196,9 @@ def test_a_config_that_contradicts_the_weights_is_refused(key: str) -> None:
     """For each of its keys: within the checkpoint, under the voice's name, and in its folder even if one fits."""
     seen, raw = voice("hearing"), spoilt(key, WRONG[key])
     assert "its own config" in why(replace(seen, rest={"config": raw})) or key == "upsample_rates_decoder"
-    assert "own.json beside it was taken for its own: correct or remove it" in why(beside(seen, own__json=raw))
+    assert unfit(beside(seen, own__json=raw), "own.json")
     for each in (seen, replace(seen, rest={})):
-        told = why(beside(each, config__json=raw))
-        assert "put its own config.json beside it" in told
-        assert "VOICE.json" in told
+        assert unfit(beside(each, config__json=raw))
 
 
 def test_every_key_that_is_compared_is_planted() -> None:
@@ -208,9 +223,7 @@ def test_every_key_that_is_compared_is_planted() -> None:
 )
 def test_other_contradictions_are_refused(key: str, wrong: object, part: str, variant: str) -> None:
     """Those of other voices and of the sound; what to do is said."""
-    assert "put its own config.json beside it" in why(
-        beside(voice(variant), config__json=spoilt(key, wrong, part, variant))
-    )
+    assert unfit(beside(voice(variant), config__json=spoilt(key, wrong, part, variant)))
 
 
 @pytest.mark.parametrize(
@@ -229,7 +242,7 @@ def test_a_config_of_the_original_that_contradicts_the_weights_is_refused(key: s
     seen = original("hearing-speakers")
     raw = config(seen)
     raw[part][key] = wrong
-    assert "put its own config.json beside it" in why(beside(seen, config__json=raw))
+    assert unfit(beside(seen, config__json=raw))
 
 
 def test_other_symbols_are_a_contradiction_with_both_numbers() -> None:
@@ -261,7 +274,9 @@ def test_without_a_config_there_is_no_voice_yet() -> None:
     """Neither rate nor symbols are known; with one beside it all is well."""
     for seen in (voice("single"), original()):
         bare = replace(seen, rest={}, beside={})
-        assert "put its config.json beside it" in why(bare)
+        assert lack(bare).startswith("there is none beside it, and its tensors")
+        assert lack(beside(bare, own__json={})).startswith("the one beside it is no config of a VITS voice")
+        assert lack(replace(bare, beside={"config.json": None})).startswith("the one beside it cannot be read")
         assert read(beside(bare, config__json=config(seen))).companions == ("config.json",)
 
 
@@ -274,7 +289,17 @@ def test_what_is_no_config_of_such_a_voice_is_left_aside(raw: object) -> None:
     )
     assert found.companions == ()
     for seen in (voice("single"), original()):
-        assert "put its config.json beside it" in why(beside(replace(seen, rest={}), config__json=raw))
+        assert "is no config" in lack(beside(replace(seen, rest={}), config__json=raw))
+
+
+def test_the_config_of_another_model_is_left_aside() -> None:
+    """Coqui's other models have configs with the same parts."""
+    seen = outside(voice("single"))
+    for model, right in (("tacotron2", False), ("glow_tts", False), ("vits", True), ("VITS", True)):
+        other = beside(seen, config__json=config(seen) | {"model": model})
+        assert read(other).companions == ("config.json",) if right else "is no config" in lack(other)
+    beside_it = read(beside(voice("single"), config__json=config(seen) | {"model": "tacotron2"}))
+    assert "is no config of a VITS voice" in beside_it.notes[0]
 
 
 def test_an_unreadable_config_is_told() -> None:
@@ -311,7 +336,17 @@ def test_two_rates(interpolates: bool, rates: list[int], encoder_rate: int) -> N
     assert (found.settings.sample_rate, found.settings.encoder_rate) == (32_000, encoder_rate)
     assert found.config.encoder_rate == 16_000
     raw["model_args"]["interpolate_z"] = not interpolates
-    assert "hop_length 64 and the upsampling" in why(replace(seen, rest={"config": raw}))
+    made = math.prod(rates)
+    told = f"hop_length 64 and the upsampling {', '.join(map(str, rates))}, which makes {made} samples a frame"
+    assert told in why(replace(seen, rest={"config": raw}))
+
+
+def test_the_latent_sound_is_not_faster_than_what_is_heard() -> None:
+    """Of a short text nothing would be left."""
+    seen = voice("single")
+    raw = config(seen)
+    raw["model_args"]["encoder_sample_rate"] = raw["audio"]["sample_rate"] + 1
+    assert "encoder_sample_rate 16001, which cannot be" in why(replace(seen, rest={"config": raw}))
 
 
 def test_d_vectors_have_to_be_as_wide_as_the_weights() -> None:
@@ -319,10 +354,9 @@ def test_d_vectors_have_to_be_as_wide_as_the_weights() -> None:
     right, wrong = (DVectors(("a", "b\n"), (1, 2), width, name) for width, name in ((12, "own"), (256, "other")))
     found = read(beside(voice(), own__speakers__json=right, speakers__json=wrong))
     assert (found.d_vectors, found.companions) == (right, ("own.speakers.json", "language_ids.json"))
-    told = why(beside(voice(), speakers__json=wrong))
-    assert "speakers.json has d-vectors of 256 numbers, the weights take 12" in told
-    assert "VOICE.speakers.json" in told
-    assert "correct or remove it" in why(beside(voice(), own__speakers__json=wrong))
+    told = unfit(beside(voice(), speakers__json=wrong), "speakers.json")
+    assert told == "speakers.json has d-vectors of 256 numbers, the weights take 12"
+    assert unfit(beside(voice(), own__speakers__json=wrong), "own.speakers.json")
 
 
 def test_a_table_for_other_voices_is_left_aside() -> None:
@@ -348,6 +382,16 @@ def test_what_nothing_names_has_numbers() -> None:
     assert "speaker_ids.json" in read(replace(voice("speakers"), beside={})).notes[0]
 
 
+@pytest.mark.parametrize("variant", ["yourtts", "speakers-languages"])
+def test_a_table_that_cannot_be_read_is_not_asked_for_again(variant: str) -> None:
+    """That it cannot be read is all that is said."""
+    seen = voice(variant)
+    assert read(replace(seen, beside=dict.fromkeys(seen.beside))).notes == tuple(
+        f"{name}, which lies beside it, cannot be read and was left aside."
+        for name in sorted(seen.beside, reverse=True)
+    )
+
+
 def test_speakers_are_unique_and_below_the_rows() -> None:
     """Fewer names than rows are fine; what is no table of numbers is refused."""
     found = read(beside(voice("speakers"), speaker_ids__json={"b": 4, "a": 0}))
@@ -356,16 +400,16 @@ def test_speakers_are_unique_and_below_the_rows() -> None:
         beside(voice("speakers"), speaker_ids__json={"a": 5})
     )
     for raw in ({"a": 0, "b": 0}, {"a": -1}, {"a": True}, {"a": "0"}, {"a": [0]}, {}, 7, [1]):
-        told = why(beside(voice("speakers"), speaker_ids__json=raw))
-        assert "VOICE.speaker_ids.json" in told
+        assert unfit(beside(voice("speakers"), speaker_ids__json=raw), "speaker_ids.json")
 
 
 def test_names_are_kept_as_they_are() -> None:
     """A line's end in one is shown as a space and remembered; a very long one is cut."""
-    raw = plain_data({"a\n": 0, "b" * 100: 1})
+    raw = plain_data({"a\n": 0, "b" * 100: 1, "c" * 201: 2})
     found = read(beside(voice("speakers"), speaker_ids__json=raw)).speakers or {}
     assert (found[0], exact(found[0])) == ("a ", "a\n")
-    assert found[1] == "b" * 59 + "…"
+    assert found[1] == "b" * 100
+    assert found[2] == exact(found[2]) == "c" * 59 + "…"
 
 
 def test_the_original_names_its_speakers_in_its_config() -> None:
@@ -375,7 +419,7 @@ def test_the_original_names_its_speakers_in_its_config() -> None:
         assert read(beside(seen, config__json=raw | {"speakers": said})).speakers == {0: "x", 1: "y"}
     both = beside(seen, config__json=raw | {"speakers": ["x"]}, speaker_ids__json={"z": 3})
     assert read(both).speakers == {3: "z"}
-    assert "put its own config.json" in why(beside(seen, config__json=raw | {"speakers": ["x"] * 6}))
+    assert unfit(beside(seen, config__json=raw | {"speakers": ["x"] * 6}))
 
 
 @pytest.mark.parametrize(
@@ -392,10 +436,8 @@ def test_the_original_names_its_speakers_in_its_config() -> None:
 def test_every_language_has_to_have_its_name(raw: object, told: str) -> None:
     """A table that leaves one out, or has one too many, is refused with what to do."""
     for seen in (voice(), voice("speakers-languages")):
-        what = why(beside(seen, language_ids__json=raw))
-        assert told in what
-        assert "VOICE.language_ids.json" in what
-        assert "correct or remove it" in why(beside(seen, own__language_ids__json=raw))
+        assert told in unfit(beside(seen, language_ids__json=raw), "language_ids.json")
+        assert unfit(beside(seen, own__language_ids__json=raw), "own.language_ids.json")
         assert read(beside(seen, language_ids__json=raw, own__language_ids__json=LANGUAGES)).languages
 
 

@@ -171,6 +171,12 @@ def test_a_vocabulary_that_is_given_is_taken() -> None:
             found(2, vocab_dict=wrong, **said)
 
 
+def test_an_empty_symbol_is_none() -> None:
+    """It has a number and stands in no text."""
+    for given_ in (["_", "a", ""], {"_": 0, "a": 1, "": 2}):
+        assert read(3, vocab_dict=given_, pad="_").tokens == {"_": 0, "a": 1}
+
+
 def test_symbols_that_are_shown_alike_are_not_mixed_up() -> None:
     """Two names that a table cannot hold apart once they are cleaned make it too short, and no wrong map."""
     with pytest.raises(Contradiction, match="symbols 2, the weights have 3"):

@@ -24,7 +24,7 @@ from voicekiln.convert.pipeline import Pipeline
 from voicekiln.errors import BadNumbers, Contradiction, OtherFamily
 from voicekiln.families import choose
 from voicekiln.families.base import Claim, Outline, TensorInfo
-from voicekiln.families.speaker_encoder import SpeakerEncoder
+from voicekiln.families.speaker_encoder import IN_FLOAT32, SpeakerEncoder
 from voicekiln.families.weights import read
 from voicekiln.job import Recipe
 
@@ -185,7 +185,7 @@ def test_a_config_that_is_wrong_is_a_contradiction(name: str, table: str, change
     """A folder has one speaker encoder, so one of the two was mixed up; the person learns what to do."""
     said = refused(beside(tiny_speaker_encoder(), {name: changed(table, change)}))
     assert words in said
-    assert f"{name} beside it was taken for its own: correct or remove it if it is not" in said
+    assert said.startswith(f"{name}, which lies beside this file, does not fit it: ")
 
 
 @pytest.mark.parametrize(("table", "change", "words"), WRONG)
@@ -215,6 +215,14 @@ def test_a_config_that_cannot_be_read_is_said() -> None:
     """It may come again."""
     claim = claimed(beside(tiny_speaker_encoder(), {"config_se.json": None}))
     assert "config_se.json, which lies beside it, cannot be read" in claim.notes[0]
+    assert claim.notes[1].startswith("What all released speaker encoders have was assumed: 16000 Hz")
+
+
+def test_that_it_is_float32_in_every_file_is_said() -> None:
+    """In a note where a file in half precision is asked for."""
+    seen = beside(tiny_speaker_encoder())
+    for recipe, notes in ((Recipe("r", ("fp32",)), ()), (Recipe("r", ("fp32", "fp16")), (IN_FLOAT32,))):
+        assert SpeakerEncoder().build(claimed(seen), seen, None, recipe).notes == notes
 
 
 @pytest.mark.parametrize("found", [{"model": "vits", "audio": {"num_mels": 80}}, {"audio": {}}, [1], "text"])

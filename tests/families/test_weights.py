@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations
 
 from voicekiln.errors import BadNumbers
-from voicekiln.families.weights import AsIs, Computed, Derived, Folded, Joined, read, rules
+from voicekiln.families.weights import AsIs, Computed, Folded, Joined, read, rules
 from voicekiln.nets.batch_norm import affine
 from voicekiln.nets.weight_norm import older_spelling
 
@@ -66,23 +66,23 @@ def test_tables_are_joined_one_after_the_other() -> None:
 
 def test_a_computed_weight_needs_no_tensor() -> None:
     """It follows from its arguments; two rules are equal if these are."""
-    rule = Computed(torch.arange, (2, 5))
+    rule = Computed(torch.arange, arguments=(2, 5))
     assert read(rule, {}).tolist() == [2, 3, 4]
-    assert rule == Computed(torch.arange, (2, 5)) != Computed(torch.arange, (2, 6))
+    assert rule == Computed(torch.arange, arguments=(2, 5)) != Computed(torch.arange, arguments=(2, 6))
 
 
-def test_a_derived_weight_is_computed_from_tensors() -> None:
+def test_a_weight_can_be_computed_from_tensors() -> None:
     """From several of them, in their order, and from settings."""
     tensors = {"a": torch.ones(2), "b": torch.zeros(2)}
-    assert read(Derived(torch.sub, ("b", "a")), tensors).tolist() == [-1, -1]
-    assert read(Derived(torch.roll, ("a",), (1,)), {"a": torch.arange(3)}).tolist() == [2, 0, 1]
+    assert read(Computed(torch.sub, ("b", "a")), tensors).tolist() == [-1, -1]
+    assert read(Computed(torch.roll, ("a",), (1,)), {"a": torch.arange(3)}).tolist() == [2, 0, 1]
 
 
 def test_a_batch_norm_that_cannot_be_is_bad_numbers() -> None:
     """A variance below zero, factor and summand of each such channel counted."""
     tensors = {name: torch.ones(3) for name in ("w", "b", "m")} | {"v": torch.tensor([1.0, -1.0, 4.0])}
     with pytest.raises(BadNumbers) as caught:
-        read(Derived(affine, ("w", "b", "m", "v")), tensors)
+        read(Computed(affine, ("w", "b", "m", "v")), tensors)
     assert caught.value.found == {"count": 2, "tensor": "v"}
 
 

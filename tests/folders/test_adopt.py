@@ -13,17 +13,16 @@ from typing import Any
 
 import pytest
 
+from endings import FACES
 from kiln import Kiln
 from voicekiln.folders.adopt import found_in
 from voicekiln.folders.files import open_plain
 from voicekiln.folders.inbox import MAX_DEPTH
 from voicekiln.folders.names import BELOW, LONGEST, NAME_MAX, bases, output_base
 from voicekiln.folders.voices import Found, Published
-from voicekiln.job import Converted, Interface, Recipe
+from voicekiln.job import Converted, Recipe
 
 Body = dict[str, Any]
-FACES: tuple[Interface, ...] = ("rvc", "w-okada", "moevs")
-"""All that an RVC voice has."""
 
 
 @pytest.fixture

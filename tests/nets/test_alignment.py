@@ -10,7 +10,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from voicekiln.nets.text_to_speech import MAX_TOKEN_FRAMES, align, whole_frames
+from voicekiln.nets.alignment import MAX_TOKEN_FRAMES, align, whole_frames
 
 CHANNELS = 3
 

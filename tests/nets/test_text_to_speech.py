@@ -30,48 +30,20 @@ from voicekiln.convert.device import CPU
 from voicekiln.convert.graph import export
 from voicekiln.convert.verify import open_session
 from voicekiln.families.base import Exportable
-from voicekiln.families.coqui_network import Network, Settings, expected, network
+from voicekiln.families.coqui_network import Made, Settings, expected, network
+from voicekiln.families.coqui_usual import SINGLE
 from voicekiln.families.weights import read, rules
 from voicekiln.job import Port
+from voicekiln.nets.alignment import whole_frames
 from voicekiln.nets.hifigan import WIDE, ResBlock2
 from voicekiln.nets.noise import Noise
-from voicekiln.nets.text_to_speech import MAX_FRAMES, Stretch, UnitLength, whole_frames
+from voicekiln.nets.text_to_speech import MAX_SAMPLES, Stretch, UnitLength
 
-ONE_SPEAKER = Settings(
-    symbols=186,
-    hidden=192,
-    channels=192,
-    filter_channels=768,
-    heads=2,
+ONE_SPEAKER = replace(
+    SINGLE,
     layers=3,
-    kernel=3,
-    window=4,
-    languages=0,
-    language_channels=0,
-    speaker="none",
-    speakers=0,
-    gin_channels=0,
-    stochastic=True,
-    duration_channels=192,
-    duration_kernel=3,
-    duration_layers=3,
-    duration_flows=4,
-    duration_bins=10,
-    duration_by_speaker=False,
-    duration_by_language=False,
     glow_norm=True,
-    flows=4,
-    flow_layers=4,
-    flow_kernel=5,
-    flow_dilation=1,
     initial=256,
-    rates=(8, 8, 2, 2),
-    up_kernels=(16, 16, 4, 4),
-    block_kernels=(3, 7, 11),
-    dilations=((1, 3, 5),) * 3,
-    block=1,
-    sample_rate=22050,
-    encoder_rate=22050,
     spectrum=0,
     posterior_layers=0,
     posterior_kernel=0,
@@ -134,7 +106,7 @@ def numbers(name: str) -> dict[str, torch.Tensor]:
     return {named: read(rule, tensors) for named, rule in rules(tensors).items()}
 
 
-def filled(settings: Settings, part: Network, weights: Mapping[str, torch.Tensor]) -> Any:
+def filled(settings: Settings, part: Made, weights: Mapping[str, torch.Tensor]) -> Any:
     """Return a network with numbers in it."""
     made = copy.deepcopy(network(settings, part)).to_empty(device="cpu")
     made.load_state_dict({name: weights[name].reshape(tensor.shape) for name, tensor in made.state_dict().items()})
@@ -142,7 +114,7 @@ def filled(settings: Settings, part: Network, weights: Mapping[str, torch.Tensor
 
 
 @lru_cache(maxsize=3)
-def voice(name: str, part: Network) -> Any:
+def voice(name: str, part: Made) -> Any:
     """Return one of a reference voice's networks."""
     return filled(REFERENCES[name], part, numbers(name))
 
@@ -261,20 +233,20 @@ VARIANTS = ("yourtts", "single", "speakers", "speakers-languages", "untold-durat
 """Tiny voices that differ in what they are fed, or in their layers."""
 GRAPHS = ("yourtts", "speakers", "untold-durations", "odd-stretch")
 """Those of them whose graphs are made, so that each kind of input and layer is in one."""
-FACES: list[tuple[str, Network]] = [
+FACES: list[tuple[str, Made]] = [
     *((variant, part) for variant in GRAPHS for part in ("encoder", "decoder", "single")),
     *((variant, "voice-conversion") for variant in ("hearing", "hearing-speakers")),
 ]
 
 
-def tiny(variant: str, part: Network, **overrides: Any) -> Any:
+def tiny(variant: str, part: Made, **overrides: Any) -> Any:
     """Return one of a tiny voice's networks with numbers, which are the same for all of them."""
     made = tiny_coqui.settings(variant, **overrides)
     drawn = tiny_coqui.draw(made, seed=0)
     return filled(made, part, {name: read(rule, drawn) for name, rule in rules(drawn).items()})
 
 
-def ports(s: Settings, part: Network) -> tuple[Port, ...]:
+def ports(s: Settings, part: Made) -> tuple[Port, ...]:
     """Return a face's inputs."""
 
     def who(*names: str) -> list[Port]:
@@ -318,7 +290,7 @@ def sample(inputs: Iterable[Port], length: int, rng: np.random.Generator) -> Arr
     return {port.name: one(port) for port in inputs}
 
 
-def exportable(variant: str, part: Network) -> Exportable:
+def exportable(variant: str, part: Made) -> Exportable:
     """Return one of a tiny voice's networks ready for export."""
     s = tiny_coqui.settings(variant)
     made, inputs = network(s, part), ports(s, part)
@@ -348,7 +320,7 @@ def session(graph: onnx.ModelProto, module: nn.Module) -> Any:
 
 
 @pytest.mark.parametrize(("variant", "part"), FACES)
-def test_the_graph_says_what_the_network_does(variant: str, part: Network) -> None:
+def test_the_graph_says_what_the_network_does(variant: str, part: Made) -> None:
     """At lengths that were not traced, without a branch, a loop or a size computed without need."""
     made, module = exportable(variant, part), tiny(variant, part)
     graph = export(made, 17)
@@ -390,13 +362,13 @@ def test_the_single_graph_is_the_other_two(variant: str) -> None:
     assert torch.equal(got, wanted)
 
 
-@pytest.mark.parametrize(("log_w", "frames"), [(math.nan, 1), (math.inf, MAX_FRAMES), (-math.inf, 1), (50, MAX_FRAMES)])
-def test_no_prediction_fills_the_memory(log_w: float, frames: int) -> None:
+@pytest.mark.parametrize(("log_w", "most"), [(math.nan, False), (math.inf, True), (-math.inf, False), (50, True)])
+def test_no_prediction_fills_the_memory(log_w: float, *, most: bool) -> None:
     """Whatever the durations are, the whole is bounded and never empty, in the file as in the network."""
     made, module = exportable("speakers", "single"), tiny("speakers", "single")
     nn.init.constant_(module.duration_predictor.proj.bias, log_w)
-    fed = made.sample(9, np.random.default_rng(0))
-    samples = frames * tiny_coqui.TINY.hop
+    fed = made.sample(20, np.random.default_rng(0))
+    samples = MAX_SAMPLES if most else tiny_coqui.TINY.hop
     assert heard(module, [torch.from_numpy(fed[port.name]) for port in made.inputs]).shape == (1, 1, samples)
     assert session(export(made, 17), module).run(None, fed)[0].shape == (1, 1, samples)
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import onnx
 import torch
 
 from voicekiln.convert import device
@@ -151,7 +152,8 @@ class Bench:
         with self.stages.stage("template"):
             template = self.cache.template(exportable, self.recipe, precision, arithmetic)
         with self.stages.stage("fill"), threads(1):
-            facts = {**exportable.metadata, **self.facts, "precision": precision, "arithmetic": arithmetic}
+            computed_in = _computed_in(template.model, arithmetic)
+            facts = {**exportable.metadata, **self.facts, "precision": precision, "arithmetic": computed_in}
             facts = {key: plain(value, MAX_FACT) for key, value in facts.items()}
             filled = fill(template.model, self._numbers(exportable), facts, path)
         return OnnxFile(
@@ -196,6 +198,12 @@ class Bench:
             return verify(
                 path, voice, precision, device.providers(), lengths, partial(self.pictures.__setitem__, path.name)
             )
+
+
+def _computed_in(model: onnx.ModelProto, asked: Arithmetic) -> Arithmetic:
+    """Return in what a graph computes: a network that is float32 in every precision is float32 in this one."""
+    halves = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return asked if halves else "float32"
 
 
 def sync_folder(folder: Path) -> None:

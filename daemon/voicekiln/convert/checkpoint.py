@@ -26,6 +26,7 @@ from voicekiln.convert.feature_index import open_index
 from voicekiln.convert.glance import Form, glance
 from voicekiln.errors import BadNumbers, Contradiction, Damaged, NotACheckpoint, NoWeights, Refusal, UnsafePickle, plain
 from voicekiln.families.base import Outline, TensorInfo
+from voicekiln.families.companions import is_table
 from voicekiln.nets import weight_norm
 
 TENSOR_KEYS: Final = ("weight", "model", "state_dict", "generator")
@@ -64,7 +65,7 @@ def open_checkpoint(path: Path, beside: Mapping[str, Path | None] = companions.N
     tensors = {weight_norm.older_spelling(name): tensor.detach() for name, tensor in found.tensors.items()}
     if len(tensors) < len(found.tensors):
         raise Contradiction(what="it has the weight norm of one layer twice, in both spellings")
-    tables = {name: copy for name, copy in beside.items() if d_vectors.is_table(name)}
+    tables = {name: copy for name, copy in beside.items() if is_table(name)}
     told = d_vectors.read(tables, _pickled, tensors)
     texts = {name: copy for name, copy in beside.items() if name not in tables}
     outline = Outline(

@@ -1,15 +1,15 @@
 """The text files beside a voice, read as plain data. Here, in the cage, because strangers wrote them too.
 
 JSON by the standard library and YAML by PyYAML's own reader in Python: the one in C takes nesting to the stack's end.
-What two readers could understand differently is not understood at all: a key that is there twice, a number that is not
-finite, a code other than UTF-8 (a mark at its beginning is let pass, because editors leave one). YAML's merging of
-tables (`<<`) could make gigabytes of a page and is not known here; its dates are texts.
+What two readers could understand differently is not understood at all: a key that is there twice, a code other than
+UTF-8 (a mark at its beginning is let pass, because editors leave one). Numbers that are not finite become texts, as in
+a checkpoint (`data.plain_data`): Coqui writes Infinity into every config. YAML's merging of tables (`<<`) could make
+gigabytes of a page and is not known here; its dates are texts.
 """
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -59,8 +59,8 @@ def is_ours(value: Any) -> bool:  # noqa: ANN401 - as above
 
 
 def json_in(text: bytes) -> Any:  # noqa: ANN401 - as above
-    """Return what the JSON says; raises one of `UNREADABLE` if it cannot be told."""
-    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_table, parse_float=_finite, parse_constant=_finite)
+    """Return what the JSON says, infinity and NaN among it; raises one of `UNREADABLE` if it cannot be told."""
+    return json.loads(text.decode("utf-8-sig"), object_pairs_hook=_table)
 
 
 def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -68,13 +68,6 @@ def _table(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(table) < len(pairs):
         raise ValueError("a key that is there twice")
     return table
-
-
-def _finite(digits: str) -> float:
-    number = float(digits)  # "NaN" and "-Infinity" among them, which json would let pass
-    if not math.isfinite(number):
-        raise ValueError("a number that is not finite")
-    return number
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,16 +102,11 @@ class _Loader(yaml.SafeLoader):
             raise NotPlainError
         return table
 
-    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
-        """Return a number that is finite."""
-        return _finite(str(super().construct_yaml_float(node)))
-
     def construct_as_written(self, node: yaml.ScalarNode) -> str:
         """Return the text that stands there."""
         return str(self.construct_scalar(node))
 
 
-_Loader.add_constructor("tag:yaml.org,2002:float", _Loader.construct_yaml_float)
 _Loader.add_constructor("tag:yaml.org,2002:timestamp", _Loader.construct_as_written)
 
 

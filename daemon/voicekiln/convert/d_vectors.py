@@ -19,10 +19,9 @@ from voicekiln.convert.companions import UNREADABLE, is_ours, json_in
 from voicekiln.convert.data import NotPlainError, plain_data
 from voicekiln.errors import Refusal, plain
 from voicekiln.families.base import DVectors
+from voicekiln.families.companions import MAX_NAMES
 
-TABLES: Final = ("speakers", "speaker_ids", "language_ids")
 WIDTHS: Final = range(2, 4097)
-MAX_NAMES: Final = 1000
 MAX_NAME: Final = 200
 """Characters."""
 MAX_CLIPS: Final = 200_000
@@ -44,12 +43,6 @@ class Tables:
     """Numbers by name, or what there is to know of vectors; None if it cannot be read. By file names, made plain."""
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     """The vectors, by `DVectors.tensor`."""
-
-
-def is_table(name: str) -> bool:
-    """Return whether a companion of this name is such a table."""
-    stem, _, ending = name.casefold().rpartition(".")
-    return ending == "pth" or (ending == "json" and stem.rpartition(".")[2] in TABLES)
 
 
 def read(copies: Mapping[str, Path | None], load: Callable[[Path], Any], taken: Container[str]) -> Tables:

@@ -21,7 +21,7 @@ PLAIN = Recipe("default")
 MAX_ONNX_BYTES = 2**31 - 2**24
 """What one file can hold, less some room for the graph itself."""
 NO_TEXT = "it is for voices that read text (Coqui, YourTTS)"
-"""Why other voices do not have the faces `single` and `voice-conversion`."""
+"""Why other voices do not have the faces `job.OF_TEXT`."""
 WANTED_DB: Mapping[Precision, float] = {"fp32": 100.0, "fp16": 55.0}
 """Of most families; see `Exportable.wanted_db`."""
 

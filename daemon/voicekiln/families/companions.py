@@ -1,7 +1,8 @@
 """Files beside a model that say what its tensors do not: which of them are asked, and how each value is read.
 
 One under the model's own name is the model's: if it says what cannot be, the model is refused. One of a general name
-(`config.json`) may be another model's in a folder of many: it has to fit, or it is left aside and the person is told.
+(`config.json`) may be another model's in a folder of many: it has to fit, or it is left aside and the person is told;
+a model that cannot be heard rightly without it is refused (`Companion.refused`).
 Everything in it is somebody's text, so each value is of the wanted kind and of a bounded size, or it cannot be.
 """
 
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
 
-from voicekiln.errors import Contradiction, plain
+from voicekiln.errors import Contradiction, WrongCompanion, plain
 from voicekiln.families.base import Outline
 from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.tensors import Shape, listed
@@ -23,13 +24,14 @@ SPEAKERS = ("speaker_ids.json", "speaker_ids.pth", "speakers.json", "speakers.pt
 LANGUAGES = ("language_ids.json", "language_ids.pth")
 TABLES = (*SPEAKERS, *LANGUAGES)
 """General names of tables of speakers and of languages; a model's own one ends in a point and one of these."""
-_GENERAL = frozenset({*CONFIG, *TABLES, "config_se.json"})
+_GENERAL = frozenset({*CONFIG, "config_se.json"})
 _OF_A_TABLE = tuple(f".{name}" for name in TABLES)
 
 MAX_NUMBER = 65_536
 MAX_LIST = 16
 MAX_NAMES = 1000
-"""Speakers; so-vits-svc makes room for 200. All that is told of so many stays below `worker.wire.MAX_LINE`."""
+"""Speakers, or languages; so-vits-svc makes room for 200 speakers. All that is told of so many stays below
+`worker.wire.MAX_LINE`."""
 MAX_NAME = 60
 """Characters of a speaker's name."""
 MAX_TEXT = 100
@@ -57,23 +59,20 @@ class Companion:
         """Return the sentence on one that does not fit.
 
         Raises:
-            Contradiction: the problem, if it is the model's own, and what can be done about it.
+            WrongCompanion: if it is the model's own.
         """
         if self.own:
             raise self.refused(problem) from problem
         return f"{shown(self.name)}, which lies beside it, is not this model's: {problem.found['what']}."
 
-    def refused(self, problem: Contradiction) -> Contradiction:
+    def refused(self, problem: Contradiction) -> WrongCompanion:
         """Return the refusal for one that does not fit and that the model cannot do without."""
-        name, why = shown(self.name), problem.found["what"]
-        if self.own:
-            return Contradiction(
-                what=f"{why} ({name} beside it was taken for its own: correct or remove it if it is not)"
-            )
-        # A pickled table is only known by its general name.
-        ending = "json" if self.name.casefold() in CONFIG else f"{name[: name.rindex('.')]}.json"
-        advice = f"put its own {name} beside it, in a folder of several voices under the voice's name: VOICE.{ending}"
-        return Contradiction(what=f"{why} ({advice})")
+        return WrongCompanion(name=shown(self.name), what=problem.found["what"])
+
+
+def is_table(name: str) -> bool:
+    """Return whether a companion of this name is a table of speakers or languages, in any case."""
+    return f".{name.casefold()}".endswith(_OF_A_TABLE)
 
 
 def beside(outline: Outline, general: Sequence[str] = CONFIG) -> Iterator[Companion]:
@@ -84,7 +83,7 @@ def beside(outline: Outline, general: Sequence[str] = CONFIG) -> Iterator[Compan
     names = [
         name
         for name in outline.beside
-        if (low := name.casefold()).endswith(endings) and low not in others and not low.endswith(_OF_A_TABLE)
+        if (low := name.casefold()).endswith(endings) and low not in others and not is_table(name)
     ]
     for name in sorted(names, key=lambda name: order.get(name.casefold(), -1)):
         yield Companion(name, outline.beside[name], own=name.casefold() not in order)

@@ -12,21 +12,19 @@ import math
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, replace
 from fractions import Fraction
-from typing import Any, Literal
+from typing import Any
 
 from voicekiln.errors import NoSuchFace, OtherFamily
 from voicekiln.families import coqui_feed as feeding
 from voicekiln.families import coqui_sidecar as sidecar
 from voicekiln.families.base import MAX_ONNX_BYTES, PLAIN, WANTED_DB, Claim, Exportable, NotMine, Outline
 from voicekiln.families.coqui_names import canonical, layout
-from voicekiln.families.coqui_network import Settings, expected, network
+from voicekiln.families.coqui_network import Made, Settings, expected, network
 from voicekiln.families.coqui_settings import UNHEARD, Reading, read
 from voicekiln.families.coqui_usual import SINGLE, VCTK, YOURTTS, outline
 from voicekiln.families.tensors import compare, contradiction, folded, stored
 from voicekiln.families.weights import AsIs, Rule, rules
 from voicekiln.job import Data, Part, Recipe
-
-Made = Literal["encoder", "decoder", "single", "voice-conversion"]
 
 READING = (
     *("symbols", "filter_channels", "heads", "layers", "kernel", "window", "languages", "language_channels"),
@@ -211,7 +209,8 @@ def _describe(outline: Outline, found: Reading) -> dict[str, Any]:
         "hop": sidecar.length(settings)["hop"],
         "f0": False,
         "speaker": settings.speaker,
-        "speakers": settings.speakers or vectors or 1,
+        # Who is told by d-vector may be anybody: counted are those that a table names.
+        "speakers": vectors if settings.speaker == "d_vector" else settings.speakers or 1,
         "languages": [language.get("name") for language in sidecar.languages(found)],
         "symbols": settings.symbols,
         "hidden_size": settings.hidden,

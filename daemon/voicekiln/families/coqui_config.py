@@ -18,9 +18,11 @@ from voicekiln.families.coqui_tokens import Vocabulary, listed_vocabulary, vocab
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, listed
 
-SCALES = (0.0, 10.0)
+MODEL = "vits"
+"""As a Coqui config says whose it is; those of its other models may have the same parts."""
+NOISE_SCALES = (0.0, 10.0)
 LENGTH_SCALES = (0.1, 10.0)
-"""Between which the scales have to lie with which a voice is spoken if nobody says otherwise."""
+"""Bounds of the scales with which a voice speaks if nobody says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +166,8 @@ def read_config(name: str, raw: object, layout: Layout, rows: int) -> Config | N
     if not isinstance(raw, dict) or not all(isinstance(raw.get(part), dict) for part in dialect.parts):
         return None
     whole, model, sound = (Table(name, part) for part in (raw, *(raw[part] for part in dialect.parts)))
+    if isinstance(kind := raw.get("model"), str) and kind.casefold() != MODEL:
+        return None
     # The configs of singing voices have both parts of the original's, and none of these.
     if layout == "vits" and raw.keys().isdisjoint(("symbols", "speakers")) and _silent(sound):
         return None
@@ -172,6 +176,8 @@ def read_config(name: str, raw: object, layout: Layout, rows: int) -> Config | N
     first = None if layout == "coqui" else 0
     sample_rate = sound.given(dialect.sample_rate, sound.rate(dialect.sample_rate))
     encoder_rate = model.rate("encoder_sample_rate")
+    if encoder_rate is not None and encoder_rate > sample_rate:  # a short text would have no frame left
+        raise model.wrong("encoder_sample_rate", encoder_rate)
     config = Config(
         claims=tuple(_claims(dialect, model, sound, known=symbols is not None)),
         rates=model.given(dialect.rates, model.numbers(dialect.rates)),
@@ -251,7 +257,7 @@ def _texts(whole: Table, sound: Table, symbols: Vocabulary) -> dict[str, Any]:
 
 
 def _scale(model: Table, key: str, usual: float) -> float:
-    return usual if (said := model.real(key, *SCALES)) is None else said
+    return usual if (said := model.real(key, *NOISE_SCALES)) is None else said
 
 
 def _check_hop(name: str, config: Config) -> None:
@@ -263,4 +269,4 @@ def _check_hop(name: str, config: Config) -> None:
     made, rate = math.prod(config.rates), config.encoder_rate if not config.stretched else config.sample_rate
     if config.hop_length is not None and made * rate != config.hop_length * config.sample_rate:
         what = f"{shown(name)} has hop_length {config.hop_length} and the upsampling {listed(config.rates)}"
-        raise Contradiction(what=what)
+        raise Contradiction(what=f"{what}, which makes {made} samples a frame")

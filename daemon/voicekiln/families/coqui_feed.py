@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voicekiln.families.coqui_config import Config
-from voicekiln.families.coqui_network import Settings
+from voicekiln.families.coqui_network import Made, Settings
 from voicekiln.families.rvc_feed import Sampler
-from voicekiln.job import Part, Port
+from voicekiln.job import Port
 
 WAVEFORM = Port("waveform", "float32", (1, 1, "samples"))
 OUTPUT = Port("output", "float32", (1, 1, "samples"))
@@ -39,7 +39,7 @@ class Fed:
     """`draw(tokens, frames, rng)` gives plausible values for so many."""
 
 
-def fed(settings: Settings, told: Config, part: Part) -> tuple[Fed, ...]:
+def fed(settings: Settings, told: Config, part: Made) -> tuple[Fed, ...]:
     """Return the inputs of a part, in their order."""
     make = _Making(settings, told)
     match part:
@@ -53,12 +53,12 @@ def fed(settings: Settings, told: Config, part: Part) -> tuple[Fed, ...]:
         case "voice-conversion":
             source, target = (make.speaker(f"{of}_speaker_id", f"{of}_d_vector", f"{of}_") for of in SIDES)
             return (make.spectrogram("spectrogram"), *source, *target, make.noise("noise", 1.0))
-        case _:
+        case "decoder":
             speaker = make.speaker("speaker_id", "d_vector")
             return (*make.prior("m_p", "logs_p"), make.durations("durations"), *speaker, make.prior_noise("noise"))
 
 
-def outputs(settings: Settings, part: Part) -> tuple[Port, ...]:
+def outputs(settings: Settings, part: Made) -> tuple[Port, ...]:
     """Return what comes out of a part."""
     if part == "encoder":
         rows = {"m_p": settings.channels, "logs_p": settings.channels, "w": 1}
@@ -66,13 +66,13 @@ def outputs(settings: Settings, part: Part) -> tuple[Port, ...]:
     return (OUTPUT,) if part == "single" else (WAVEFORM,)
 
 
-def names(settings: Settings, told: Config, part: Part) -> dict[str, str | None]:
+def names(settings: Settings, told: Config, part: Made) -> dict[str, str | None]:
     """Return under which name each thing is fed, for the sidecar; what `single` draws itself has none."""
     found: dict[str, str | None] = {each.what: each.port.name for each in fed(settings, told, part)}
     return found | ({"noise": None} if part == "single" else {})
 
 
-def sampler(settings: Settings, told: Config, part: Part) -> Sampler:
+def sampler(settings: Settings, told: Config, part: Made) -> Sampler:
     """Return the function that draws plausible inputs of a part: for so many frames, or tokens if it is fed none."""
     every = fed(settings, told, part)
 

@@ -23,6 +23,7 @@ from voicekiln.nets.flow import WN, ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator, SmallGenerator
 from voicekiln.nets.posterior import PosteriorEncoder
 from voicekiln.nets.text_to_speech import (
+    MAX_SAMPLES,
     PriorToSpeech,
     Stretch,
     TextEncoder,
@@ -32,7 +33,7 @@ from voicekiln.nets.text_to_speech import (
     VoiceConversion,
 )
 
-Network = Literal["encoder", "decoder", "single", "voice-conversion"]
+Made = Literal["encoder", "decoder", "single", "voice-conversion"]
 """Which of a voice's networks: those parts of `job.Part` that can be made of one."""
 Speaker = Literal["none", "d_vector", "speaker_id"]
 """How a voice is told who speaks: not at all, by a vector that a speaker encoder finds, or by a row of `emb_g`."""
@@ -115,9 +116,14 @@ class Settings:
         """Samples that the decoder makes of one of its frames."""
         return math.prod(self.rates)
 
+    @property
+    def most_frames(self) -> int:
+        """How many frames of the latent sound the face `single` makes at most."""
+        return max(1, MAX_SAMPLES * self.encoder_rate // (self.sample_rate * self.hop))
+
 
 @lru_cache(maxsize=16)
-def network(settings: Settings, part: Network) -> Voice:
+def network(settings: Settings, part: Made) -> Voice:
     """Return one of the networks, in eval mode and without numbers: its parameters lie on torch's meta device.
 
     It is shared; copy it before giving it any.
@@ -151,14 +157,14 @@ def expected(settings: Settings) -> Mapping[str, Shape]:
     return shapes | unused
 
 
-def _voice(s: Settings, part: Network) -> Voice:
+def _voice(s: Settings, part: Made) -> Voice:
     match part:
         case "encoder":
             return TextToPrior(**_reading(s))
         case "decoder":
             return PriorToSpeech(**_speech(s))
         case "single":
-            return TextToSpeech(**_reading(s) | _speech(s))
+            return TextToSpeech(s.most_frames, **_reading(s) | _speech(s))
         case "voice-conversion":
             return VoiceConversion(**_speech(s), posterior_encoder=_posterior_encoder(s))
 

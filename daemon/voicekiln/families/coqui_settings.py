@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voicekiln.errors import Contradiction, plain
+from voicekiln.errors import Contradiction, NoCompanion, plain
 from voicekiln.families.base import DVectors, Outline
-from voicekiln.families.companions import Companion, Table, beside
+from voicekiln.families.companions import CONFIG, Companion, Table, beside
 from voicekiln.families.coqui_config import Config, read_config
 from voicekiln.families.coqui_names import Layout, canonical, layout
 from voicekiln.families.coqui_network import Settings, expected
@@ -25,10 +25,6 @@ from voicekiln.families.tensors import Shape, compare, contradiction, folded
 
 INNER = "its own config"
 """How a person is told of the one within the checkpoint."""
-NO_CONFIG = (
-    "it comes without its config.json, and its tensors tell neither its sample rate nor its symbols; put its "
-    "config.json beside it, and it is converted by itself"
-)
 NO_SYMBOLS = (
     "Its config does not say enough to tell which symbol has which number, so there is no token map for it. Whoever "
     "trained the voice knows it (voices of MMS have it in vocab.txt)."
@@ -173,11 +169,20 @@ def _configured(outline: Outline, tensors: _Tensors, notes: list[str]) -> _Told:
     inner = _told(INNER, outline.rest.get("config"), tensors)
     if inner is None:
         if there is None:
-            raise contradiction([NO_CONFIG])
+            raise _no_config(outline)
         return there
     if there is not None and _spoken(inner.config) != _spoken(there.config):
         notes.append(_otherwise(shown(there.companions[0])))
     return inner
+
+
+def _no_config(outline: Outline) -> NoCompanion:
+    """Return the refusal of a voice of which no config, within or beside it, is of any use."""
+    lack = "there is none beside it"
+    for companion in beside(outline):
+        unread = companion.values is None
+        lack = f"the one beside it {'cannot be read' if unread else 'is no config of a VITS voice that reads text'}"
+    return NoCompanion(name=CONFIG[0], what=f"{lack}, and its tensors tell neither its sample rate nor its symbols")
 
 
 def _beside(companion: Companion, tensors: _Tensors) -> _Told | None:
@@ -214,11 +219,11 @@ def _told(name: str, raw: object, tensors: _Tensors) -> _Told | None:
         sample_rate=config.sample_rate,
         encoder_rate=config.latent_rate,
     )
-    found = facts(settings)
+    found, said_in = facts(settings), Table(name, {})
     for key, fact, said in config.claims:
         if fact in found:
-            Table(name, {}).agree(key, said, found[fact])
-    Table(name, {}).agree("dilations", tuple(map(len, settings.dilations)), counts)
+            said_in.agree(key, said, found[fact])
+    said_in.agree("dilations", tuple(map(len, settings.dilations)), counts)
     check_upsampling(settings)
     speakers = (
         named(name, "speakers", config.speakers, settings.speakers) if config.speakers and settings.speakers else None

@@ -15,17 +15,18 @@ from typing import Any
 
 from voicekiln.errors import plain
 from voicekiln.families.base import exact
-from voicekiln.families.companions import MAX_NAME, called
+from voicekiln.families.companions import called
 from voicekiln.families.coqui_config import Config
-from voicekiln.families.coqui_network import Settings
+from voicekiln.families.coqui_network import Made, Settings
 from voicekiln.families.coqui_settings import Reading
-from voicekiln.job import Part
-from voicekiln.nets.text_to_speech import MAX_FRAMES, MAX_TOKEN_FRAMES
+from voicekiln.nets.alignment import MAX_TOKEN_FRAMES
 
 MAX_VALUES = 19_000
 """Of symbols, speakers and languages, as the sidecar counts; the rest is for all else that it says."""
-MAX_BYTES = 300_000
-"""Of the table of symbols."""
+MAX_BYTES = 800_000
+"""Of the tables of symbols and of speakers."""
+MAX_RAW = 400
+"""Bytes of a name as it is in the file."""
 SCALES = ("noise_scale", "length_scale", "noise_scale_dp")
 """In the order in which `single` is fed them."""
 TEXT = ("blank", "pad", "bos", "eos", "add_blank", "use_eos_bos", "use_phonemes", "cleaner", "phonemizer")
@@ -49,7 +50,7 @@ def feed(found: Reading) -> dict[str, Any]:
         "durations": {
             "rule": f"min(ceil(w * length_scale), {MAX_TOKEN_FRAMES})",
             "frames": "max(1, the sum of the durations)",
-            "most_frames_of_single": MAX_FRAMES,
+            "most_frames_of_single": settings.most_frames,
         },
         "noise": {"distribution": "standard normal, multiplied by noise_scale"},
     }
@@ -93,7 +94,8 @@ def has_room(found: Reading) -> bool:
     """Say whether the table of symbols fits into the sidecar, beside the speakers and languages."""
     tokens = found.config.tokens or {}
     listed = 2 * len(tokens) + 9 * len(speakers(found)) + 5 * found.settings.languages
-    return listed <= MAX_VALUES and len(json.dumps(symbols(tokens), ensure_ascii=False).encode()) <= MAX_BYTES
+    text = json.dumps([symbols(tokens), speakers(found)], ensure_ascii=False)
+    return listed <= MAX_VALUES and len(text.encode()) <= MAX_BYTES
 
 
 def languages(found: Reading) -> list[dict[str, Any]]:
@@ -111,12 +113,14 @@ def speakers(found: Reading) -> list[dict[str, Any]]:
 
 
 def _named(name: str) -> dict[str, str]:
-    """Return a name for reading and, if something in it could not be shown, what it is: control characters escaped."""
+    """Return a name for reading and, if that is not all of it, what it is as Python escapes it.
+
+    Backslashes are doubled then, so that a newline and a backslash before an n are told apart.
+    """
     whole = exact(name)
     shown = called(whole).strip()
     raw = "".join(c if c.isprintable() and c != "\\" else c.encode("unicode_escape").decode() for c in whole)
-    changed = plain(whole, len(whole)).strip() != whole
-    return {"name": shown} | ({"raw": raw} if changed and len(raw) <= MAX_NAME else {})
+    return {"name": shown} | ({"raw": raw} if shown != whole and len(raw.encode()) <= MAX_RAW else {})
 
 
 def _plain(fact: object) -> object:
@@ -152,7 +156,7 @@ def _spectrogram(told: Config, settings: Settings) -> dict[str, Any]:
     }
 
 
-def metadata(found: Reading, part: Part) -> dict[str, str]:
+def metadata(found: Reading, part: Made) -> dict[str, str]:
     """Return what a client needs, for the ONNX files themselves; `single` says it in sherpa-onnx' words as well."""
     settings, told = found.settings, found.config
     facts: dict[str, Any] = {

@@ -16,7 +16,7 @@ from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbe
 
 MAX_HOP = 4096
 """Samples of one latent frame; real voices have 256 or 512."""
-MAX_BINS = 100
+MAX_BINS = 32
 """Of the splines of a stochastic duration predictor; real voices have 10, and 1000 leave each no width."""
 
 

@@ -11,9 +11,12 @@ from dataclasses import dataclass, replace
 
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import DVectors, Outline, exact
-from voicekiln.families.companions import LANGUAGES, MAX_NAME, SPEAKERS, Companion, called, check_count, tables
+from voicekiln.families.companions import LANGUAGES, SPEAKERS, Companion, called, check_count, tables
 from voicekiln.families.coqui_network import Settings
 from voicekiln.families.rvc_config import shown
+
+MAX_EXACT = 200
+"""Characters of a name that is remembered as it was; a longer one is nobody's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ def read_tables(outline: Outline, settings: Settings, told: Mapping[int, str] | 
         companions=tuple(table.name for table in (who, tongues) if table is not None),
         notes=tuple(notes),
     )
-    return replace(found, notes=(*notes, *_unnamed(found, settings)))
+    return replace(found, notes=(*notes, *_unnamed(outline, found, settings)))
 
 
 def named(name: str, kind: str, raw: object, rows: int) -> dict[int, str]:
@@ -145,16 +148,22 @@ def _names(table: Companion, kind: str, rows: int, *, every: bool) -> dict[int, 
         raise table.refused(problem) from problem
 
 
-def _unnamed(found: Tables, settings: Settings) -> Iterator[str]:
-    """Give a sentence for each thing that the voice is told and that nothing beside it names."""
-    if settings.speaker == "d_vector" and found.d_vectors is None:
+def _unnamed(outline: Outline, found: Tables, settings: Settings) -> Iterator[str]:
+    """Give a sentence for each thing that the voice is told and that nothing beside it names.
+
+    A table that cannot be read has a sentence of its own, and is not asked for.
+    """
+    speakers_readable, languages_readable = (
+        all(table.values is not None for table in tables(outline, kind)) for kind in (SPEAKERS, LANGUAGES)
+    )
+    if speakers_readable and settings.speaker == "d_vector" and found.d_vectors is None:
         yield (
             "It comes without its speakers.json, so no d-vector of it is known. Put its speakers.json beside it, or "
             "find d-vectors with its speaker encoder (model_se.pth)."
         )
-    if settings.speakers > 1 and found.speakers is None:
+    if speakers_readable and settings.speakers > 1 and found.speakers is None:
         yield _numbers("speakers", settings.speakers, "speaker_ids.json")
-    if settings.languages > 1 and found.languages is None:
+    if languages_readable and settings.languages > 1 and found.languages is None:
         yield _numbers("languages", settings.languages, "language_ids.json")
 
 
@@ -167,4 +176,4 @@ def _numbers(kind: str, rows: int, name: str) -> str:
 
 def _brief(name: str) -> str:
     """Return a name as a person may read it, which remembers what it was unless it is very long."""
-    return name if len(exact(name)) <= MAX_NAME else called(name)
+    return name if len(exact(name)) <= MAX_EXACT else called(name)

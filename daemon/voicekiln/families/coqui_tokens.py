@@ -72,8 +72,8 @@ def listed_vocabulary(config: Table, rows: int) -> Vocabulary | None:
 
 
 def numbered(symbols: Sequence[str]) -> dict[str, int]:
-    """Return the number of each symbol, the last one's where it is there several times."""
-    return {symbol: number for number, symbol in enumerate(symbols)}
+    """Return the number of each symbol, the last one's where it is there several times; an empty one is in no text."""
+    return {symbol: number for number, symbol in enumerate(symbols) if symbol}
 
 
 def _vits(raw: Mapping[str, Any]) -> Iterator[list[str]]:
@@ -139,7 +139,7 @@ def _numbers(config: Table, given: object) -> dict[str, int]:
     if isinstance(given, dict):
         numbers = list(given.values())
         if all(type(number) is int and 0 <= number < len(given) for number in numbers):
-            return {exact(symbol): number for symbol, number in given.items()}
+            return {exact(symbol): number for symbol, number in given.items() if symbol}
     raise config.wrong("symbols", given)
 
 

@@ -138,9 +138,9 @@ class NsfHifiGan:
             title=f"mel spectrogram, {made.mels} bands every {made.hop} samples",
             module=analyser(how.n_fft, how.window, made.hop, made.mels),
             weights={
-                "log_mel.dft.conv.weight": Computed(dft_weights, (how.n_fft, how.window)),
+                "log_mel.dft.conv.weight": Computed(dft_weights, arguments=(how.n_fft, how.window)),
                 "log_mel.basis.weight": Computed(
-                    mel_weights, (made.sample_rate, how.n_fft, made.mels, how.low_hz, how.high_hz)
+                    mel_weights, arguments=(made.sample_rate, how.n_fft, made.mels, how.low_hz, how.high_hz)
                 ),
             },
             inputs=(Port("audio", "float32", (1, "samples")),),

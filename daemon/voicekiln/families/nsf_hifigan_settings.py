@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from voicekiln.errors import Contradiction, OtherFamily
+from voicekiln.errors import Contradiction, NoCompanion, OtherFamily
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import MAX_NUMBER, RATES_HZ, Table, beside
+from voicekiln.families.companions import CONFIG, MAX_NUMBER, RATES_HZ, Table, beside
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
 from voicekiln.families.vits import check_reach
@@ -167,7 +167,7 @@ def _assumed(found: Network) -> Settings:
     """Return the settings of the usual kind."""
     first, rest = divmod(HOP, math.prod(found.rates[1:]))
     if rest or found.up_kernels[0] != 2 * first or any(len(each) != len(DILATIONS) for each in found.dilations):
-        raise contradiction(["it comes without its config.json, and its upsampling cannot be told from its tensors"])
+        raise NoCompanion(name=CONFIG[0], what="its upsampling cannot be told from its tensors")
     dilations = (DILATIONS,) * len(found.dilations)
     return Settings(replace(found, rates=(first, *found.rates[1:]), dilations=dilations), ASSUMED)
 

@@ -19,7 +19,7 @@ from voicekiln.families.rvc_config import read_rate, shown
 from voicekiln.families.rvc_network import Settings, expected, network
 from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
-from voicekiln.job import Data, Part, Recipe
+from voicekiln.job import OF_TEXT, Data, Part, Recipe
 
 VERSIONS = {256: "v1", 768: "v2"}
 """By the width of the speech features."""
@@ -107,7 +107,7 @@ class Rvc:
         if problems := compare(expected(settings), folded(kept)):
             raise contradiction(problems)
         model = claim.model
-        if part in ("single", "voice-conversion"):
+        if part in OF_TEXT:
             raise NoSuchFace(interface=part, why=NO_TEXT)
         if part == "moevs" and not settings.f0:
             raise NoSuchFace(interface=part, why=rvc_feed.NO_MOEVS)

@@ -32,7 +32,7 @@ from voicekiln.families.so_vits_svc_settings import DILATIONS, SAMPLE_RATE, Read
 from voicekiln.families.so_vits_svc_units import units, unsure
 from voicekiln.families.tensors import TRAINING_ONLY, compare, contradiction, folded, stored
 from voicekiln.families.weights import Rule, rules
-from voicekiln.job import Data, Part, Recipe
+from voicekiln.job import OF_TEXT, Data, Part, Recipe
 
 MARKS = ("emb_uv.weight", "enc_p.f0_emb.weight")
 """Tensors that so-vits-svc has and no relative of it."""
@@ -130,7 +130,7 @@ class SoVitsSvc:
         settings, told = found.settings, found.config
         if problems := compare(expected(settings), folded(outline.tensors)):
             raise contradiction(problems)
-        if part in ("single", "voice-conversion"):
+        if part in OF_TEXT:
             raise NoSuchFace(interface=part, why=NO_TEXT)
         if part == "w-okada":
             raise NoSuchFace(interface=part, why=feeding.NO_LIVE)

@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from voicekiln.errors import Contradiction
+from voicekiln.errors import Contradiction, NoCompanion
 from voicekiln.families import vits
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import Companion, Table, beside, check_count, check_speakers
+from voicekiln.families.companions import CONFIG, Companion, Table, beside, check_count, check_speakers
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import (
     LISTS,
@@ -138,7 +138,7 @@ def _rates(config: Config, sizes: Mapping[str, Any], shapes: Mapping[str, Shape]
         said = product
     first, rest = divmod(said or HOP, strides[0])
     if said is None and (rest or kernels[0] != 2 * first):
-        raise contradiction(["it comes without its config.json, and its upsampling cannot be told from its tensors"])
+        raise NoCompanion(name=CONFIG[0], what="its upsampling cannot be told from its tensors")
     if rest or first < 2:  # noqa: PLR2004 - a step that upsamples
         raise contradiction(
             [f"its settings have {shown(said)} samples a frame, its decoder makes {strides[0]} after one step"]

@@ -30,7 +30,7 @@ from voicekiln.families.base import (
 )
 from voicekiln.families.speaker_encoder_settings import Network, Settings, read
 from voicekiln.families.tensors import Shape, compare, contradiction, folded, stored
-from voicekiln.families.weights import AsIs, Derived, Rule
+from voicekiln.families.weights import AsIs, Computed, Rule
 from voicekiln.job import Data, Part, Port, Recipe
 from voicekiln.nets import speaker_encoder as nets
 from voicekiln.nets.batch_norm import affine
@@ -44,6 +44,10 @@ LSTM = (("layers.0.lstm.", "layers.0.linear."), ("layers.lstm.", "layers.linear.
 WANTED_DB = 90.0
 """In both precisions. The numbers of a d-vector then differ by 0.0000014 on the average; that the last layer may take
 away the greater part of the sum (see above) leaves two float32 networks not much more than 100 dB."""
+IN_FLOAT32 = (
+    "The speaker encoder is float32 in its fp16 file as well: half precision would change the d-vector, and so the "
+    "voice in which all is said with it."
+)
 COUNTER = ".num_batches_tracked"
 """Only training needs them."""
 
@@ -93,7 +97,7 @@ class SpeakerEncoder:
         """Return the only one, whatever the recipe: its interfaces are voices'."""
         return ("speaker_encoder",)
 
-    def build(self, claim: Claim, outline: Outline, _part: Part | None = None, _recipe: Recipe = PLAIN) -> Exportable:
+    def build(self, claim: Claim, outline: Outline, _part: Part | None = None, recipe: Recipe = PLAIN) -> Exportable:
         """Return the network.
 
         Raises:
@@ -116,6 +120,7 @@ class SpeakerEncoder:
             names={"waveform": "waveform"},
             interface="speaker_encoder",
             in_half="",
+            notes=(IN_FLOAT32,) if "fp16" in recipe.precisions else (),
         )
 
     def data(self, _claim: Claim, _outline: Outline, _recipe: Recipe) -> Mapping[Data, Rule]:
@@ -150,9 +155,9 @@ def _rules(made: Network) -> dict[str, Rule]:
 
 def _rule(name: str, made: Network) -> Rule:
     if name == TRANSFORM:
-        return Derived(windowed, (WINDOW,), (made.n_fft,))
+        return Computed(windowed, (WINDOW,), (made.n_fft,))
     if name.endswith(AFFINE):
-        return Derived(affine, tuple(name.removesuffix(AFFINE) + each for each in BATCH_NORM))
+        return Computed(affine, tuple(name.removesuffix(AFFINE) + each for each in BATCH_NORM))
     return AsIs(name)
 
 

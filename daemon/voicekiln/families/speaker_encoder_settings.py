@@ -92,7 +92,8 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[
     inside = outline.rest.get("config")
     if isinstance(inside, dict) and "audio" in inside:
         return _told(Table(INSIDE, inside), found), notes, []
-    return found, [*notes, _assumed(found)], []
+    unread = any(companion.values is None for companion in _configs(outline))
+    return found, [*notes, _assumed(found, unread=unread)], []
 
 
 def _configs(outline: Outline) -> Iterator[Companion]:
@@ -158,8 +159,12 @@ def _agree(said: Table, found: Mapping[str, int]) -> None:
         said.agree(key, said.number(key) or size, size)
 
 
-def _assumed(settings: Settings) -> str:
+def _assumed(settings: Settings, *, unread: bool) -> str:
+    """Return the sentence on what nobody says; that a config cannot be read is said by another."""
+    rate, hop = settings.sample_rate, settings.network.hop
+    if unread:
+        return f"What all released speaker encoders have was assumed: {rate} Hz and {hop} samples a frame."
     return (
-        f"It comes without its config_se.json; what all released speaker encoders have was assumed: "
-        f"{settings.sample_rate} Hz and {settings.network.hop} samples a frame."
+        "It comes without its config_se.json; what all released speaker encoders have was assumed: "
+        f"{rate} Hz and {hop} samples a frame."
     )

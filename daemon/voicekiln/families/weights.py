@@ -38,15 +38,6 @@ class Joined:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
-    """The weight is no tensor of the checkpoint: it follows from settings (a window, a filter bank)."""
-
-    function: Callable[..., torch.Tensor]
-    """Equal arguments give equal numbers."""
-    arguments: tuple[float, ...]
-
-
-@dataclass(frozen=True, slots=True)
 class Schedule:
     """The weight is a tensor of the checkpoint, one number for each time of a diffusion, all between 0 and 1."""
 
@@ -56,17 +47,17 @@ class Schedule:
 
 
 @dataclass(frozen=True, slots=True)
-class Derived:
-    """The weight is computed from tensors of the checkpoint: a transform under its window, a batch norm in use."""
+class Computed:
+    """The weight is computed from tensors of the checkpoint (a batch norm in use), settings (a filter bank) or both."""
 
     function: Callable[..., torch.Tensor]
-    """Is called with the tensors, then with the arguments."""
-    names: tuple[str, ...]
-    """If the numbers come out not finite, the last of them is to blame."""
-    arguments: tuple[int, ...] = ()
+    """Is called with the tensors, then with the arguments; equal ones give equal numbers."""
+    names: tuple[str, ...] = ()
+    """Of the tensors. If the numbers come out not finite, the last of them is to blame."""
+    arguments: tuple[float, ...] = ()
 
 
-Rule = AsIs | Folded | Joined | Computed | Schedule | Derived
+Rule = AsIs | Folded | Joined | Schedule | Computed
 
 
 def rules(names: Iterable[str]) -> dict[str, Rule]:
@@ -103,8 +94,6 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
             return tensors[v].float().mul(scale)
         case Joined(each):
             return torch.cat([read(one, tensors) for one in each])
-        case Computed(function, arguments):
-            return function(*arguments)
         case Schedule(name, falling):
             numbers = tensors[name]
             steps = numbers.diff()
@@ -113,9 +102,10 @@ def read(rule: Rule, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
                 way = "falling" if falling else "rising"
                 raise Contradiction(what=f"{name} is no schedule: its numbers are not {way} between 0 and 1")
             return numbers
-        case Derived(function, names, arguments):
+        case Computed(function, names, arguments):
             made = function(*(tensors[name] for name in names), *arguments)
-            _check_finite(made, names[-1])
+            if names:  # what settings alone give is finite
+                _check_finite(made, names[-1])
             return made
 
 

@@ -16,14 +16,12 @@ from torch.nn import functional as F  # noqa: N812 - the field's own name for it
 
 from voicekiln.nets.batch_norm import BatchNorm
 from voicekiln.nets.mel import Dft
+from voicekiln.nets.unit_length import unit_length
 
 FLOOR = 1e-6
 """Is added to the energy of each band before its logarithm is taken."""
 EPSILON = 1e-5
 """Is added to the variance of each band over time; no deviation over time is taken for less than its root."""
-
-SHORTEST = 1e-12
-"""No vector is taken for shorter when it is brought to length 1."""
 
 
 class PreEmphasis(nn.Module):
@@ -166,9 +164,7 @@ class SpeakerEncoder(nn.Module):
         # Not the mean of the squares less the mean's square: of two large numbers little may be left.
         variance = (weights * (x - mean.unsqueeze(2)).square()).sum(dim=2)
         deviation = torch.sqrt(variance.clamp(min=EPSILON))
-        d_vector: torch.Tensor = self.fc(torch.cat([mean, deviation], dim=1))
-        # Not by PyTorch's own function: the exporter stretches the length for it, and loses the width.
-        return d_vector / torch.clamp(torch.linalg.vector_norm(d_vector, dim=1, keepdim=True), min=SHORTEST)
+        return unit_length(self.fc(torch.cat([mean, deviation], dim=1)))
 
 
 STRIDES = (1, 2, 2, 2)

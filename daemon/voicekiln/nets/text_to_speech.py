@@ -13,11 +13,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from fractions import Fraction
-from typing import NamedTuple
 
 import torch
 from torch import nn
 
+from voicekiln.nets.alignment import Prior, align, whole_frames
 from voicekiln.nets.attention import Encoder
 from voicekiln.nets.durations import DurationPredictor, StochasticDurationPredictor
 from voicekiln.nets.embedding import embedding
@@ -25,11 +25,10 @@ from voicekiln.nets.flow import ResidualCouplingBlock
 from voicekiln.nets.hifigan import Generator
 from voicekiln.nets.noise import Noise
 from voicekiln.nets.posterior import PosteriorEncoder
+from voicekiln.nets.unit_length import unit_length
 
-MAX_TOKEN_FRAMES = 1000
-"""That one token may last, ten seconds or so: a predictor gone astray asks for more than any memory holds."""
-MAX_FRAMES = 8192
-"""That a text may last where the voice itself makes room for it."""
+MAX_SAMPLES = 2**20
+"""That a text may last where the voice itself makes room for it: 47 s at 22,050 Hz, and a gigabyte in the decoder."""
 
 
 class TextEncoder(nn.Module):
@@ -62,49 +61,12 @@ class TextEncoder(nn.Module):
         return x, mean.unsqueeze(0), log_deviation.unsqueeze(0)
 
 
-class Prior(NamedTuple):
-    """Of each frame."""
-
-    mean: torch.Tensor
-    """(1, channels, frames)."""
-    log_deviation: torch.Tensor
-    """(1, channels, frames)."""
-    mask: torch.Tensor
-    """1, or 0 where no token is spoken any more, (frames,)."""
-
-
-def whole_frames(w: torch.Tensor) -> torch.Tensor:
-    """Return how many frames each token lasts, int64, for any numbers: `MAX_TOKEN_FRAMES` at most, NaN for none."""
-    # All of them are small before the cast: what infinity or NaN is as a whole number depends on the processor.
-    counted = torch.where(w > 0, torch.clamp(torch.ceil(w), max=MAX_TOKEN_FRAMES), torch.zeros_like(w))
-    return counted.long()
-
-
-def align(mean: torch.Tensor, log_deviation: torch.Tensor, durations: torch.Tensor, places: torch.Tensor) -> Prior:
-    """Return the prior of each frame: that of the token in whose stretch it lies.
-
-    It is the product with the path matrix of Kim et al. 2020 (Glow-TTS), looked up.
-
-    Args:
-        mean: Of each token, (1, channels, tokens).
-        log_deviation: As `mean`.
-        durations: Frames of each token, int64, (1, tokens); as if they were within 0 .. `MAX_TOKEN_FRAMES`.
-        places: The frames that are wanted, counted from 0, (frames,).
-    """
-    ends = torch.cumsum(torch.clamp(durations, 0, MAX_TOKEN_FRAMES).reshape(-1), dim=0)
-    over = (ends.unsqueeze(1) <= places).long()  # (tokens, frames): 1 where a token has been spoken
-    token = torch.clamp(over.sum(0), max=ends.shape[0] - 1)
-    mask = (places < ends[-1]).to(mean.dtype)
-    return Prior(torch.index_select(mean, 2, token), torch.index_select(log_deviation, 2, token), mask)
-
-
 class UnitLength(nn.Module):
     """Brings a d-vector to the length of 1."""
 
     def forward(self, d_vector: torch.Tensor) -> torch.Tensor:
         """Return (1, gin_channels)."""
-        length = torch.linalg.vector_norm(d_vector, dim=1, keepdim=True)
-        return d_vector / torch.clamp(length, min=1e-12)
+        return unit_length(d_vector)
 
 
 class Stretch(nn.Module):
@@ -229,8 +191,10 @@ class PriorToSpeech(Speech):
 class TextToSpeech(TextToPrior, Speech):
     """From a text to audio in one graph, for the clients of Coqui, Piper and sherpa-onnx: its noise is drawn inside."""
 
-    def __init__(self, **parts: nn.Module | None) -> None:
+    def __init__(self, most_frames: int, **parts: nn.Module | None) -> None:
+        """Put the parts together; `most_frames` is how long a text may last."""
         super().__init__(**parts)
+        self.most_frames = most_frames
         if self.stochastic:
             self.dp_noise = Noise()
         self.noise = Noise()
@@ -238,7 +202,7 @@ class TextToSpeech(TextToPrior, Speech):
     def forward(  # type: ignore[override] # a face of its own
         self, tokens: torch.Tensor, token_lengths: torch.Tensor, scales: torch.Tensor, *rest: torch.Tensor
     ) -> torch.Tensor:
-        """Return audio within -1 .. 1, (1, 1, samples), of `MAX_FRAMES` at most.
+        """Return audio within -1 .. 1, (1, 1, samples), of `most_frames` at most.
 
         Args:
             tokens: As for `TextToPrior`.
@@ -254,7 +218,7 @@ class TextToSpeech(TextToPrior, Speech):
             tokens, token_lengths, g, language_id, lambda like: self.dp_noise(like) * noise_scale_dp
         )
         durations = whole_frames(w * length_scale)
-        frames = torch.clamp(durations.sum(), 1, MAX_FRAMES)
+        frames = torch.clamp(durations.sum(), 1, self.most_frames)
         places = torch.arange(frames, device=tokens.device)  # type: ignore[call-overload] # a traced number
         prior = align(mean, log_deviation, durations, places)
         return self.speak(prior, self.noise(prior.mean) * noise_scale, g)

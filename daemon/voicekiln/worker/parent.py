@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 
-from voicekiln.job import EXTRAS, INTERFACES, PRECISIONS, STAGES, Converted, Ending, Lost, Part, Refused
+from voicekiln.job import EXTRAS, INTERFACES, OF_TEXT, PRECISIONS, STAGES, Converted, Ending, Lost, Part, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
@@ -40,7 +40,7 @@ from voicekiln.worker.wire import (
     encode,
 )
 
-BESIDE: frozenset[Part] = frozenset({"moevs", "single", "voice-conversion"})
+BESIDE: frozenset[Part] = frozenset({"moevs", *OF_TEXT})
 """Faces that may stand beside a family's own."""
 MAX_FILES = len(PRECISIONS) * max(len(INTERFACES), 1 + len(EXTRAS))
 MAX_ENTERED = 2 * MAX_FILES * len(STAGES)
