@@ -25,20 +25,21 @@ import onnxruntime
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-HEARD_HZ, WINDOW, WINDOWS = 16_000, 40_000, 10
-"""What the speaker encoder hears: windows of 2.5 s, spread evenly over the clip."""
-AS_WRITTEN = ("no_cleaners", "phoneme_cleaners", "multilingual_phoneme_cleaners")
+HEARD_HZ, WINDOW, WINDOWS, SHORTEST = 16_000, 40_000, 10, 257
+"""What the speaker encoder hears: windows of 2.5 s, spread evenly over the clip, or all of a shorter one."""
+AS_WRITTEN = (None, "no_cleaners", "phoneme_cleaners", "multilingual_phoneme_cleaners")
 """Cleaners that leave capital letters as they are; the others make them small."""
 
 
 def run(path: Path, fed: Mapping[str, Array | None]) -> list[Array]:
     """Return the outputs of a file. What it does not want is not fed; what it wants has to be there."""
+    if not path.is_file():
+        raise SystemExit(f"there is no file {path}")
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     wanted = [each.name for each in session.get_inputs()]
     if missing := [name for name in wanted if fed.get(name) is None]:
         raise SystemExit(f"{path} wants {', '.join(missing)}, which is not given")
-    outputs: list[Array] = session.run(None, {name: fed[name] for name in wanted})
-    return outputs
+    return list(session.run(None, {name: fed[name] for name in wanted}))
 
 
 def graph(folder: Path, sidecar: Mapping[str, Any], part: str) -> Path:
@@ -54,59 +55,60 @@ def tokens(text: str, feed: Mapping[str, Any]) -> Array:
     table: dict[str, int] = dict(feed.get("tokens", {}))
     for points, number in feed.get("tokens_by_code_point", {}).items():  # symbols that cannot be shown
         table["".join(chr(int(point, 16)) for point in points.split("+"))] = number
-    if not feed.get("use_phonemes") and feed.get("cleaner") not in AS_WRITTEN:
-        text = text.lower()
-    text = " ".join(text.split())
+    as_written = feed.get("use_phonemes") or feed.get("cleaner") in AS_WRITTEN
+    text = " ".join((text if as_written else text.lower()).split())
     if unknown := sorted({letter for letter in text if letter not in table}):
         sys.stderr.write(f"left out, as the voice does not know them: {' '.join(unknown)}\n")
     found = [table[letter] for letter in text if letter in table]
     if not found:
         raise SystemExit("there is nothing in this text that the voice could read")
     if feed.get("add_blank") and "blank" in feed:
-        spread = [feed["blank"]] * (2 * len(found) + 1)  # one before, between and after them
-        spread[1::2] = found
-        found = spread
+        found = [feed["blank"], *(each for number in found for each in (number, feed["blank"]))]
     if feed.get("use_eos_bos"):
         found = [feed["bos"], *found, feed["eos"]]
     return np.array([found], np.int64)
 
 
-def chosen(listed: Sequence[Mapping[str, Any]], name: str | None, what: str) -> int:
-    """Return the number of a speaker or language by name (or its `raw` form) or number; without either, the first."""
-    numbers = {str(each.get("id", each.get("row"))): each for each in listed}
-    names = {each[key]: number for key in ("name", "raw") for number, each in [*numbers.items()][::-1] if key in each}
-    if name is None:
-        return int(next(iter(numbers), 0))
-    if (number := names.get(name, name)) not in numbers and not number.isdecimal():
-        raise SystemExit(f"there is no {what} {name}; there are: {', '.join(names) or len(numbers)}")
-    return int(number)
+def chosen(listed: Sequence[Mapping[str, Any]], count: int, name: str | None, what: str) -> int:
+    """Return the number of one of so many speakers or languages by name, `raw` form or number; else of the first."""
+    numbered = {int(each.get("id", each.get("row"))): each for each in listed}
+    called = [number for number, each in numbered.items() if name in (None, each.get("name"), each.get("raw"))]
+    if called or name is None:
+        return (called or [0])[0]
+    if name.isdecimal() and int(name) < count:
+        return int(name)
+    there = ", ".join(f"{number} {each.get('name', '')}" for number, each in numbered.items())
+    raise SystemExit(f"there is no {what} {name} among {count}, counted from 0: {there or 'nobody names them'}")
 
 
 def heard(clip: Path, speaker_encoder: Path) -> Array:
     """Return the d-vector, (1, width), of whoever speaks in a clip: the mean over windows of it."""
-    with wave.open(str(clip)) as file:
-        if (file.getnchannels(), file.getsampwidth(), file.getframerate()) != (1, 2, HEARD_HZ):
-            raise SystemExit(f"{clip} has to have one channel, 16 bits and {HEARD_HZ} samples a second")
-        samples = np.frombuffer(file.readframes(file.getnframes()), "<i2").astype(np.float32) / 32768
+    try:
+        with wave.open(str(clip)) as file:
+            kind, data = file.getparams()[:3], file.readframes(file.getnframes())
+    except (OSError, EOFError, wave.Error):
+        raise SystemExit(f"{clip} is not there, or is no WAV file") from None
+    if kind != (1, 2, HEARD_HZ) or len(data) < 2 * SHORTEST:
+        raise SystemExit(f"{clip} has to have one channel, 16 bits, {HEARD_HZ} Hz and at least {SHORTEST} samples")
+    samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
     length = min(WINDOW, samples.size)
     starts = np.linspace(0, samples.size - length, WINDOWS).astype(int)
     [vectors] = run(speaker_encoder, {"waveform": np.stack([samples[start : start + length] for start in starts])})
-    mean: Array = vectors.mean(axis=0, keepdims=True)  # not brought back to length 1
-    return mean
+    return np.asarray(vectors.mean(axis=0, keepdims=True))  # not brought back to length 1
 
 
 def speak(folder: Path, sidecar: Mapping[str, Any], options: argparse.Namespace) -> Array:
     """Return the samples, within -1 to 1."""
     feed, rng = sidecar["feed"], np.random.default_rng(options.seed)
-    read = tokens(options.text, feed)
+    read, languages = tokens(options.text, feed), feed.get("languages", [])
+    who = chosen(feed.get("speakers", []), sidecar["model"]["speakers"], options.speaker, "speaker")
+    language = chosen(languages, len(languages) or 1, options.language, "language")
     fed: dict[str, Array | None] = {"tokens": read, "token_lengths": np.array([read.shape[1]])}
+    fed |= {"speaker_id": np.array([who]), "language_id": np.array([language])}
     if options.clip is not None:
         fed["d_vector"] = heard(options.clip, options.speaker_encoder)
     elif vectors := [file["name"] for file in sidecar.get("data", []) if file["data"] == "d_vectors"]:
-        row = chosen(feed["speakers"], options.speaker, "speaker")
-        fed["d_vector"] = np.load(folder / vectors[0])[[row]]
-    fed["speaker_id"] = np.array([chosen(feed.get("speakers", []), options.speaker, "speaker")])
-    fed["language_id"] = np.array([chosen(feed.get("languages", []), options.language, "language")])
+        fed["d_vector"] = np.load(folder / vectors[0])[[who]]
 
     scales = feed["scales"]
     drawn = rng.standard_normal((1, 2, read.shape[1]), dtype=np.float32)
@@ -137,9 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sidecar = json.loads(options.sidecar.read_text(encoding="utf-8"))
     samples, rate = speak(options.sidecar.parent, sidecar, options), sidecar["feed"]["sample_rate"]
     with wave.open(str(options.out), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
+        file.setparams((1, 2, rate, 0, "NONE", "not compressed"))
         file.writeframes(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
     sys.stdout.write(f"{options.out}: {samples.size / rate:.2f} s\n")
 

@@ -121,6 +121,7 @@ SPEECH_FILES: Mapping[str, Kind] = {"model_file.pth": "speech", "model_se.pth": 
 """And in one of a voice that reads text."""
 DURATIONS = {"rule": "min(ceil(w * length_scale), 1000)"}
 D_VECTORS = {"width": 512, "of_a_clip": "the mean over its windows"}
+WINDOWS = {"count": 10, "samples": 40000, "starts": "floor(i / 9)", "shorter": "a shorter clip is one window"}
 
 
 def content(role: Kind, more: str = "") -> bytes:
@@ -149,7 +150,7 @@ def conversion(job: Job, role: Kind, **model: Any) -> Conversion:
     if role == "speech":
         feed["durations"] = DURATIONS
     if role == "speaker_encoder":
-        feed["d_vector"] = D_VECTORS
+        feed |= {"d_vector": D_VECTORS, "windows": WINDOWS}
     return replace(
         converted(job).conversion,
         files=tuple(files),

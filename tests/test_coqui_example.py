@@ -58,12 +58,19 @@ def feed(outbox: Path) -> dict[str, Any]:
     return told
 
 
-def read(outbox: Path, out: Path, *told: str | Path) -> tuple[int, np.ndarray]:
-    """Let the example read in a program that can load neither torch nor anything of ours; return rate and samples."""
+def started(outbox: Path, out: Path, *told: str | Path) -> subprocess.CompletedProcess[str]:
+    """Let the example read in a program that can load neither torch nor anything of ours."""
     forbidden = "import sys; sys.modules['torch'] = sys.modules['voicekiln'] = None; import runpy; "
     code = f"{forbidden}sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
     words = [EXAMPLE, outbox / "model_file.json", "Hello, you.", "--out", out, *told]
-    subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], check=False, capture_output=True, text=True, timeout=300
+    )
+
+
+def read(outbox: Path, out: Path, *told: str | Path) -> tuple[int, np.ndarray]:
+    """Return the rate and the samples of what it reads."""
+    started(outbox, out, *told).check_returncode()
     with wave.open(str(out)) as file:
         return file.getframerate(), np.frombuffer(file.readframes(file.getnframes()), "<i2")
 
@@ -83,7 +90,13 @@ def test_the_sidecar_is_enough_to_find_the_tokens_of_a_text(outbox: Path, text: 
 
 def test_symbols_that_cannot_be_shown_are_read_too(capsys: pytest.CaptureFixture[str]) -> None:
     """They stand in a table of their own; what no table has is left out, and that is said."""
-    told = {"tokens": {"a": 1, "b": 2}, "tokens_by_code_point": {"200d": 3}, "blank": 9, "add_blank": False}
+    told: dict[str, Any] = {
+        "tokens": {"a": 1, "b": 2},
+        "tokens_by_code_point": {"200d": 3},
+        "blank": 9,
+        "add_blank": False,
+        "cleaner": "basic_cleaners",
+    }
     tokens = of_the_example("tokens")
     assert tokens("A\u200dxb", told).tolist() == [[1, 3, 2]]
     assert capsys.readouterr().err == "left out, as the voice does not know them: x\n"
@@ -95,13 +108,47 @@ def test_symbols_that_cannot_be_shown_are_read_too(capsys: pytest.CaptureFixture
         tokens("AB", told | {"cleaner": "no_cleaners"})
 
 
+@pytest.mark.parametrize(
+    ("told", "number"),
+    [
+        ({"cleaner": "multilingual_cleaners"}, 1),
+        ({"cleaner": "english_cleaners"}, 1),
+        ({"cleaner": "multilingual_phoneme_cleaners"}, 2),
+        ({"cleaner": "english_cleaners", "use_phonemes": True}, 2),
+        ({}, 2),
+    ],
+)
+def test_capital_letters_become_small_where_the_cleaner_makes_them_so(told: dict[str, Any], number: int) -> None:
+    """Not those of a voice without a cleaner, nor phonemes, of which a capital is another one."""
+    assert of_the_example("tokens")("A", {"tokens": {"a": 1, "A": 2}} | told).tolist() == [[number]]
+
+
 def test_speakers_are_found_by_what_they_are_called(outbox: Path) -> None:
     """Of two that look the same the first is meant, and the other one has its name written out."""
     speakers, chosen = feed(outbox)["speakers"], of_the_example("chosen")
-    found = [chosen(speakers, name, "speaker") for name in (None, "female-en-5", "female-en-5\\n", "male-en-2", "1")]
-    assert found == [0, 0, 1, 2, 1]
-    with pytest.raises(SystemExit, match="there is no speaker nobody"):
-        chosen(speakers, "nobody", "speaker")
+    names = (None, "female-en-5", "female-en-5\\n", "male-en-2", "1")
+    assert [chosen(speakers, 3, name, "speaker") for name in names] == [0, 0, 1, 2, 1]
+
+
+@pytest.mark.parametrize("name", ["nobody", "3"])
+def test_whom_there_is_instead_is_said(outbox: Path, name: str) -> None:
+    """In the order of the rows, whose numbers tell those apart who look the same."""
+    speakers, chosen = feed(outbox)["speakers"], of_the_example("chosen")
+    with pytest.raises(SystemExit) as said:
+        chosen(speakers, 3, name, "speaker")
+    there = "0 female-en-5, 1 female-en-5, 2 male-en-2"
+    assert str(said.value) == f"there is no speaker {name} among 3, counted from 0: {there}"
+
+
+def test_speakers_whom_nobody_names_are_numbers() -> None:
+    """There are as many as the sidecar says, and a voice of which some have names takes the others' numbers, too."""
+    chosen = of_the_example("chosen")
+    assert [chosen([], 5, name, "speaker") for name in (None, "0", "4")] == [0, 0, 4]
+    assert chosen([{"id": 3, "name": "p225"}], 5, "4", "speaker") == 4
+    for count, name in ((5, "5"), (0, "0")):
+        with pytest.raises(SystemExit, match=f"no speaker {name} among {count}, counted from 0: nobody names them"):
+            chosen([], count, name, "speaker")
+    assert chosen([], 0, None, "speaker") == 0
 
 
 def test_the_clip_of_somebody_becomes_the_d_vector_that_coqui_finds(outbox: Path, tmp_path: Path) -> None:
@@ -114,12 +161,12 @@ def test_the_clip_of_somebody_becomes_the_d_vector_that_coqui_finds(outbox: Path
             assert np.abs(got - arrays[f"{number}.d_vector_mean"]).max() <= 1e-5
 
 
-def save(path: Path, waveform: np.ndarray) -> None:
-    """Write 16 bits at 16 kHz."""
+def save(path: Path, waveform: np.ndarray, rate: int = 16000) -> None:
+    """Write 16 bits."""
     with wave.open(str(path), "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
-        file.setframerate(16000)
+        file.setframerate(rate)
         file.writeframes((waveform.ravel() * 32768).astype("<i2").tobytes())
 
 
@@ -145,6 +192,28 @@ def test_the_example_reads_as_somebody_in_a_clip(outbox: Path, tmp_path: Path) -
     assert rate == 16000
     assert 100 < np.abs(samples).max() < 32768
     assert not np.array_equal(samples, read(outbox, tmp_path / "b.wav")[1])
+
+
+def test_mistakes_are_told_in_a_sentence(outbox: Path, tmp_path: Path) -> None:
+    """Whatever was asked for that is not there, or does not do, ends the program with status 1, and without a trace."""
+    clips = {"short.wav": (100, 16000), "fast.wav": (9000, 22050), "good.wav": (9000, 16000)}
+    for name, (count, rate) in clips.items():
+        save(tmp_path / name, np.zeros(count), rate)
+    (tmp_path / "text.wav").write_text("no sound")
+    hears = outbox / "model_se.speaker_encoder.onnx"
+    mistakes: list[tuple[str, ...]] = [
+        ("--speaker", "7"),
+        ("--speaker", "nobody"),
+        ("--language", "9"),
+        ("--language", "nowhere"),
+    ]
+    for name in (*clips, "text.wav", "gone.wav"):
+        encoder = outbox / "gone.onnx" if name == "good.wav" else hears
+        mistakes.append(("--clip", str(tmp_path / name), "--speaker-encoder", str(encoder)))
+    for mistake in mistakes:
+        ended = started(outbox, tmp_path / "a.wav", *mistake)
+        assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (1, "", 1), ended.stderr
+        assert not (tmp_path / "a.wav").exists()
 
 
 def test_one_file_says_how_the_parts_plug_together(outbox: Path) -> None:

@@ -319,6 +319,9 @@ def test_the_chain_of_a_voice_that_reads_goes_from_a_clip_and_text_to_sound(stag
         },
     }
     rules = {name: fed.get("rule") for name, fed in body["chain"][2]["inputs"].items()}
+    assert body["chain"][0]["inputs"]["waveform"]["rule"] == (
+        "windows of 40000 samples of the clip, which begin at floor(i / 9); a shorter clip is one window"
+    )
     assert rules == {
         "m_p": None,
         "logs_p": None,
@@ -339,10 +342,20 @@ def test_of_a_voice_that_reads_it_tells_no_features(staging: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("face", "vectors"), [("single", ("d_vector",)), ("voice-conversion", ("source_d_vector", "target_d_vector"))]
+    ("face", "vectors"),
+    [
+        ("single", {"d_vector": ""}),
+        (
+            "voice-conversion",
+            {"source_d_vector": "of a clip of the source: ", "target_d_vector": "of a clip of the target: "},
+        ),
+    ],
 )
-def test_a_voice_without_decoder_is_one_step(staging: Path, face: Any, vectors: tuple[str, ...]) -> None:
-    """Then the recipe asked for that face only; who speaks, and who is spoken to be, comes from a clip each."""
+def test_a_voice_without_decoder_is_one_step(staging: Path, face: Any, vectors: Mapping[str, str]) -> None:
+    """Then the recipe asked for that face only; who speaks, and who is spoken to be, comes from a clip each.
+
+    Both come from one output, so the rules tell whose clip it is.
+    """
     [voice, hears] = speech(staging, "speaker_encoder")
     ports = tuple(Port(name, "float32", (1, 512)) for name in vectors)
     [main, _] = voice.conversion.files
@@ -350,6 +363,8 @@ def test_a_voice_without_decoder_is_one_step(staging: Path, face: Any, vectors: 
     body = told([replace(voice, conversion=replace(voice.conversion, files=(file,))), hears])
     assert [step["step"] for step in body["chain"]] == ["speaker_encoder", face]
     assert sources(body)[face] == dict.fromkeys(vectors, "speaker_encoder.d_vector")
+    rules = {name: fed["rule"] for name, fed in body["chain"][1]["inputs"].items()}
+    assert rules == {name: f"{whose}{D_VECTORS['of_a_clip']}" for name, whose in vectors.items()}
     assert body["disagreements"] == []
 
 
@@ -357,9 +372,10 @@ def test_of_several_faces_the_chain_has_encoder_and_decoder(staging: Path) -> No
     """They take all randomness from the caller."""
     [voice, hears] = speech(staging, "speaker_encoder")
     [decoder, encoder] = voice.conversion.files
-    files = (replace(decoder, interface="single"), decoder, encoder)
-    body = told([replace(voice, conversion=replace(voice.conversion, files=files)), hears])
-    assert [step["step"] for step in body["chain"]] == ["speaker_encoder", "encoder", "decoder"]
+    others = (replace(decoder, interface="single"), replace(decoder, interface="voice-conversion"))
+    for files, steps in (((*others, decoder, encoder), ["encoder", "decoder"]), (others[::-1], ["single"])):
+        body = told([replace(voice, conversion=replace(voice.conversion, files=files)), hears])
+        assert [step["step"] for step in body["chain"]] == ["speaker_encoder", *steps]
 
 
 def test_d_vectors_of_other_widths_are_said(staging: Path) -> None:
@@ -399,6 +415,21 @@ def test_a_voice_that_reads_may_tell_less(staging: Path, nothing: dict[str, Any]
     assert sources(body)["decoder"]["m_p"] == "m_p"
     assert "rule" not in body["chain"][2]["inputs"]["durations"]
     assert (body["sample_rate"], body["hop"]) == (None, None)
+
+
+@pytest.mark.parametrize(
+    "windows", [None, {}, {"samples": 40000, "starts": "y"}, {"samples": "x", "starts": "y", "shorter": "z"}]
+)
+def test_how_a_clip_is_cut_may_be_unknown(staging: Path, windows: Any) -> None:
+    """A rule that says half of it is none; of two clips it is still said whose they are."""
+    [voice, hears] = speech(staging, "speaker_encoder")
+    feed = {"names": hears.conversion.feed["names"], "windows": windows}
+    [main, _] = voice.conversion.files
+    file = replace(main, interface="voice-conversion", inputs=(Port("source_d_vector", "float32", (1, 512)),))
+    converts = replace(voice, conversion=replace(voice.conversion, files=(file,)))
+    first, second = told([converts, replace(hears, conversion=replace(hears.conversion, feed=feed))])["chain"]
+    assert "rule" not in first["inputs"]["waveform"]
+    assert second["inputs"]["source_d_vector"]["rule"] == "of a clip of the source"
 
 
 def test_networks_without_outputs_feed_nobody(staging: Path) -> None:

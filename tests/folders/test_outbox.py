@@ -268,6 +268,15 @@ def test_after_a_lost_ledger_our_own_files_are_known_by_their_sidecar(
     assert (outbox / ONNX).read_bytes() == b"new"
 
 
+def test_bare_numbers_are_known_by_their_sidecar_as_well(outbox: Path, deliver: Callable[..., Delivery]) -> None:
+    """They are listed by themselves."""
+    body = {"made_by": {"name": "voicekiln"}, "source": {"path": "sub/voice.pth"}}
+    told = {"onnx": [], "data": [{"sha256": sha(b"old"), "bytes": 3}]}
+    publish(outbox, deliver(b"old", voice__json=json.dumps(body | told).encode()), RIGHTS)
+    publish(outbox, deliver(b"new"), RIGHTS)
+    assert (outbox / ONNX).read_bytes() == b"new"
+
+
 @pytest.mark.parametrize("source", ["voice.pth", "other/voice.pth"])
 def test_a_sidecar_of_another_source_makes_nothing_ours(
     outbox: Path, deliver: Callable[..., Delivery], source: str

@@ -15,6 +15,7 @@ import boards
 from boards import HOSTILE, NOW
 from browsing import DESKTOP, PHONE, Reader, chromium, needs_browser, written
 from voicekiln.folders.names import shown
+from voicekiln.words import Language
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Locator
@@ -204,6 +205,28 @@ def test_a_heading_counts_what_is_left(browser: Browser, page_file: Path) -> Non
         for query, counts in (("voice", ["1 of 4", "12 of 26"]), ("", ["2", "3", "4", "26"])):
             page.locator("#q").fill(query)
             assert page.locator("section:visible .count").all_inner_texts() == counts
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_what_a_voice_is_can_be_read_whole(browser: Browser, tmp_path: Path, language: Language) -> None:
+    """On a desktop no cell is cut, whatever the family."""
+    models = (
+        "so-vits-svc 4.0 or 4.1",
+        "coqui-vits YourTTS",
+        "shallow-diffusion Unit2Mel",
+        "speaker-encoder 1",
+        "rvc v2",
+    )
+    told = enumerate(model.split(" ", 1) for model in models)
+    voices = [
+        replace(boards.done(5), file=f"{number}.pth", family=family, version=version, sample_rate=22050, f0=False)
+        for number, (family, version) in told
+    ]
+    with Reader(browser, viewport=DESKTOP) as reader:
+        page = reader.open(written(boards.board(voices), tmp_path, language))
+        cells = page.locator("tbody td").all()
+        assert len(cells) == 7 * len(models)
+        assert not [cell.text_content() for cell in cells if cell.evaluate("it => it.scrollWidth > it.clientWidth")]
 
 
 def test_on_a_phone_the_name_comes_first(browser: Browser, page_file: Path) -> None:

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import boards
 from boards import NOW
 from voicekiln import words
+from voicekiln.families import FAMILIES
 from voicekiln.page.board import PAGE_BEGINNING, Board, Made
 from voicekiln.page.facts import link
 from voicekiln.page.render import _sentence, _size, render
@@ -168,6 +169,15 @@ def test_what_has_no_rate_has_no_pitch_either_and_its_numbers_are_linked() -> No
     assert html.count("<td>\N{EN DASH}</td>") == 2
     assert "0 kHz" not in html
     assert "anna/k%20%231.KMeans.npy" in Parsed(html).links()
+
+
+@pytest.mark.parametrize("family", ["coqui-vits", "speaker-encoder"])
+def test_what_is_never_fed_with_pitch_does_not_lack_it(family: str) -> None:
+    """A voice that reads text makes its own; of another one it is said."""
+    voice = replace(boards.done(0), family=family, f0=False)
+    assert family in {known.name for known in FAMILIES}
+    assert "<td>no f0</td>" not in page(boards.board([voice]))
+    assert "<td>no f0</td>" in page(boards.board([replace(voice, family="rvc")]))
 
 
 def test_a_copy_has_no_seconds_of_work() -> None:

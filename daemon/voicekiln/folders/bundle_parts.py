@@ -5,7 +5,7 @@ A sidecar that was found in the outbox may say anything; numbers and texts are r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import PurePosixPath
@@ -16,11 +16,11 @@ from voicekiln.errors import plain
 from voicekiln.folders.names import MOEVS_TYPES, shown
 from voicekiln.folders.sidecar import onnx_names
 from voicekiln.folders.voices import Published
-from voicekiln.job import EXTRAS, Conversion, Data, OnnxFile, Part, Port
+from voicekiln.job import EXTRAS, OF_TEXT, Conversion, Data, OnnxFile, Part, Port
 
 Role = Literal["voice", "diffusion", "kmeans", "index", "vocoder", "speaker_encoder"]
 ROLES: tuple[Role, ...] = get_args(Role)
-SPOKEN: tuple[Part, ...] = ("decoder", "single", "voice-conversion")
+SPOKEN: tuple[Part, ...] = ("decoder", *OF_TEXT)
 """Networks that a voice has which reads text; no other has them."""
 GRAPHS: Mapping[Part, Role] = {
     "so-vits-svc": "voice",
@@ -113,6 +113,8 @@ class Step:
     """Under what later steps are fed its outputs, which by their places."""
     rules: Mapping[str, str] = field(default_factory=dict)
     """What has to be done to an output on its way to them; nothing to those that go as they are."""
+    prepared: Mapping[str, str] = field(default_factory=dict)
+    """What has to be done to what the caller feeds."""
 
 
 def chained(chosen: Members, steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
@@ -123,15 +125,18 @@ def chained(chosen: Members, steps: Iterable[Step]) -> Iterator[dict[str, Any]]:
             continue
         file, path = found
         inputs = {
-            port.name: {**made.get(what, {"from": what}), "axes": list(port.axes)}
+            port.name: {**made.get(what, {"from": what} | _ruled(step.prepared, what)), "axes": list(port.axes)}
             for what, port in fed(chosen[step.role], file)
         }
         name, outputs = step.part or step.role, {port.name: list(port.axes) for port in file.outputs}
         yield {"step": name, "file": shown(PurePosixPath(path)), "inputs": inputs, "outputs": outputs}
         for what, place in step.makes.items():
             if place < len(outputs):
-                rule = {"rule": said} if (said := step.rules.get(what)) else {}
-                made[what] = {"from": f"{name}.{[*outputs][place]}", **rule}
+                made[what] = {"from": f"{name}.{[*outputs][place]}"} | _ruled(step.rules, what)
+
+
+def _ruled(rules: Mapping[str, str], what: str) -> dict[str, str]:
+    return {"rule": said} if (said := rules.get(what)) else {}
 
 
 # --- what does not fit -----------------------------------------------------------------------------------------------
@@ -145,10 +150,10 @@ def differing(what: str, unit: str, told: Mapping[str, object]) -> Iterator[str]
         yield f"The parts do not agree about the {what}: {listed}."
 
 
-def useless(chosen: Members, roles: Iterable[Role]) -> Iterator[str]:
-    """Give a sentence for each part of these that is there."""
-    for role in roles:
-        if role in chosen:
+def useless(chosen: Members, used: Collection[Role]) -> Iterator[str]:
+    """Give a sentence for each part that is there and not one of those that the voice uses."""
+    for role in ROLES:
+        if role in chosen and role not in ("voice", *used):
             yield f"The voice in this folder has no use for the part of the kind {role}."
 
 

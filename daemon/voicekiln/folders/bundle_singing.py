@@ -89,7 +89,7 @@ def _disagreements(chosen: Members) -> Iterator[str]:
     )
     if "diffusion" in chosen and "vocoder" not in chosen:
         yield "There is no vocoder in this folder, and diffusion makes mel spectrograms: take the one it was made for."
-    yield from useless(chosen, ("speaker_encoder",))
+    yield from useless(chosen, PARTS)
 
 
 def _width(member: Member) -> int | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from voicekiln.folders.bundle_parts import (
@@ -25,8 +25,12 @@ from voicekiln.job import Port
 
 PARTS: tuple[Role, ...] = ("speaker_encoder",)
 """What such a voice has a use for."""
-D_VECTORS = ("d_vector", "source_d_vector", "target_d_vector")
-"""Under what a speaker's vector is fed; the last two to a graph that changes one into the other, a clip of each."""
+D_VECTORS: Mapping[str, str] = {
+    "d_vector": "",
+    "source_d_vector": "of a clip of the source",
+    "target_d_vector": "of a clip of the target",
+}
+"""Under what a speaker's vector is fed, and whose it is; a graph that changes one into the other takes two."""
 
 
 def told(chosen: Members) -> dict[str, Any]:
@@ -48,8 +52,10 @@ def _steps(chosen: Members) -> Iterator[Step]:
     Of a voice with several faces the chain has the one that leaves most to the caller: encoder and decoder.
     """
     if "speaker_encoder" in chosen and _taker(chosen["voice"]) is not None:
-        rule = _rule(chosen["speaker_encoder"], "d_vector", "of_a_clip")
-        yield Step("speaker_encoder", None, dict.fromkeys(D_VECTORS, 0), dict.fromkeys(D_VECTORS, rule))
+        hears = chosen["speaker_encoder"]
+        mean = _rule(hears, "d_vector", "of_a_clip")
+        rules = {name: ": ".join(filter(None, (whose, mean))) for name, whose in D_VECTORS.items()}
+        yield Step("speaker_encoder", None, dict.fromkeys(D_VECTORS, 0), rules, {"waveform": _windows(hears)})
     voice = chosen["voice"]
     part = next(part for part in SPOKEN if graph(voice, part) is not None)
     if part == "decoder":
@@ -63,17 +69,24 @@ def _rule(member: Member, of: str, name: str) -> str:
     return texts(table(member.conversion.feed, of), (name,)).get(name, "")
 
 
+def _windows(hears: Member) -> str:
+    """Return how a clip is cut for a speaker encoder; nothing where its sidecar does not say."""
+    told = table(hears.conversion.feed, "windows")
+    said, samples = texts(told, ("starts", "shorter")), number(told.get("samples"))
+    if samples is None or said.keys() < {"starts", "shorter"}:
+        return ""
+    return f"windows of {samples} samples of the clip, which begin at {said['starts']}; {said['shorter']}"
+
+
 def _disagreements(chosen: Members) -> Iterator[str]:
     """Give a sentence for each thing in which the voice and the speaker encoder differ.
 
     Their sample rates need not be equal: the encoder hears a clip, not the voice.
     """
-    yield from useless(chosen, ("diffusion", "kmeans", "index", "vocoder"))
-    if "speaker_encoder" in chosen:
-        if (port := _taker(chosen["voice"])) is not None:
-            yield from differing("d-vectors", " wide", {"voice": size(port), "speaker_encoder": _made(chosen)})
-        else:
-            yield from useless(chosen, PARTS)
+    port = _taker(chosen["voice"])
+    yield from useless(chosen, PARTS if port is not None else ())
+    if port is not None and "speaker_encoder" in chosen:
+        yield from differing("d-vectors", " wide", {"voice": size(port), "speaker_encoder": _made(chosen)})
 
 
 def _taker(voice: Member) -> Port | None:

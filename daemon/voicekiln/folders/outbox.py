@@ -343,6 +343,7 @@ def _vouched_for(folder: int, delivery: Delivery) -> dict[str, int]:
         if body["made_by"]["name"] != "voicekiln" or body["source"]["path"] != json.loads(last.text)["source"]["path"]:
             return {}
         files = [told for file in body.get("onnx", []) for told in (file, file.get("client_file"))]
+        files += body.get("data", [])
         told = [(file["sha256"], file["bytes"]) for file in files if file is not None]
         known = {sha256: size for sha256, size in told if is_sha256(sha256) and type(size) is int}
         return {hashlib.sha256(text).hexdigest(): len(text)} | known

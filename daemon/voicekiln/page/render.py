@@ -25,7 +25,7 @@ from markupsafe import Markup, escape
 
 from voicekiln.folders.names import shown
 from voicekiln.folders.sidecar import utc
-from voicekiln.page.board import Board
+from voicekiln.page.board import Board, DoneVoice
 from voicekiln.page.facts import link
 from voicekiln.page.picture import NEXT_LANE, drawing
 from voicekiln.words import Words
@@ -34,6 +34,9 @@ POLICY = "img-src data:; base-uri 'none'; form-action 'none'"
 """What the page may do beside running its script and wearing its style sheet."""
 PIECES = 500
 """Of so many scraps of text the template's output is put together before it is given."""
+
+UNPITCHED = frozenset({"coqui-vits", "speaker-encoder"})
+"""Families with a sample rate and without pitch: what reads a text makes its own, what hears a speaker wants none."""
 
 UNITS = ("B", "kB", "MB", "GB", "TB", "PB")
 
@@ -74,6 +77,7 @@ def _environment() -> Environment:
     environment.globals["say"] = _say
     environment.filters.update(size=_size, time=_time, path=_path, link=link, number=_number, rate=_rate)
     environment.filters.update(drawing=drawing, models=_models, sentence=_sentence)
+    environment.tests["pitched"] = _is_pitched
     return environment
 
 
@@ -127,6 +131,11 @@ def _size(count: int) -> str:
 
 def _rate(hertz: int) -> str:
     return f"{hertz / 1000:g} kHz"
+
+
+def _is_pitched(voice: DoneVoice) -> bool:
+    """Say whether it is a question if the voice is fed with f0; it is none for one without a sample rate."""
+    return voice.sample_rate > 0 and voice.family not in UNPITCHED
 
 
 def _number(value: float) -> str:
