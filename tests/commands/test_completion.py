@@ -23,7 +23,7 @@ QUESTIONS: list[tuple[tuple[str, ...], set[str]]] = [
     (("con",), {"convert"}),
     (("convert", "--prec"), {"--precision"}),
     (("convert", "--precision", ""), {"fp32", "fp16", "both"}),
-    (("convert", "--interface", ""), {"rvc", "w-okada", "moevs"}),
+    (("convert", "--interface", ""), {"rvc", "w-okada", "moevs", "single", "voice-conversion"}),
     (("convert", "v"), {"voice.pth"}),
     (("convert", "--out", ""), {"folder"}),
     (("templates", ""), {"list", "build", "clear"}),
