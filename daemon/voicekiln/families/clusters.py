@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voicekiln.errors import Contradiction, OtherFamily, plain
 from voicekiln.families.base import MAX_ONNX_BYTES, Outline
-from voicekiln.families.companions import beside, called
+from voicekiln.families.companions import Companion, beside, called, first
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.rvc_feed import Sampler
 from voicekiln.families.so_vits_svc_config import read_config
@@ -61,19 +61,15 @@ def numbering(outline: Outline, keys: Sequence[str], numbers: Mapping[str, int])
         Contradiction: if the file's own config cannot be its own.
     """
     notes: list[str] = []
-    for companion in beside(outline):
-        name = companion.name
-        if companion.values is None:
-            notes.append(companion.unread())
-            continue
-        try:
-            config = read_config(name, companion.values)
-            if config is not None and config.speakers is not None:
-                known = _found(name, config.speakers, keys, numbers)
-                return Numbering(known, config.speakers, tuple(notes), (name,))
-        except Contradiction as problem:
-            notes.append(companion.another(problem))
-    return Numbering(numbers, {}, tuple(notes))
+
+    def read(companion: Companion) -> Numbering | None:
+        config = read_config(companion.name, companion.values)
+        if config is None or config.speakers is None:
+            return None
+        known = _found(companion.name, config.speakers, keys, numbers)
+        return Numbering(known, config.speakers, tuple(notes), (companion.name,))
+
+    return first(beside(outline), read, notes) or Numbering(numbers, {}, tuple(notes))
 
 
 def _found(name: str, speakers: Mapping[int, str], keys: Iterable[str], numbers: Mapping[str, int]) -> dict[str, int]:

@@ -8,7 +8,7 @@ Everything in it is somebody's text, so each value is of the wanted kind and of 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import Any, TypeVar
@@ -54,6 +54,10 @@ class Companion:
     def unread(self) -> str:
         """Return the sentence on one that cannot be read."""
         return f"{shown(self.name)}, which lies beside it, cannot be read and was left aside."
+
+    def table(self) -> Table:
+        """Return what is in it, to be asked value by value; what is no table says nothing."""
+        return Table(self.name, self.values if isinstance(self.values, dict) else {})
 
     def another(self, problem: Contradiction) -> str:
         """Return the sentence on one that does not fit.
@@ -101,6 +105,31 @@ def tables(outline: Outline, general: Sequence[str]) -> Iterator[Companion]:
         for name, low in lowered.items():
             if low.endswith(f".{wanted}") if own else low == wanted:
                 yield Companion(name, outline.beside[name], own=own)
+
+
+def first(
+    candidates: Iterable[Companion], read: Callable[[Companion], _Value | None], notes: list[str]
+) -> _Value | None:
+    """Return what is read of the first companion that fits; None if none does.
+
+    Args:
+        candidates: in the order in which they are asked.
+        read: returns what a companion says; None if that is nothing, `Contradiction` if it does not fit.
+        notes: gets a sentence for each one before it that cannot be read or does not fit.
+
+    Raises:
+        WrongCompanion: if one that is the model's own does not fit.
+    """
+    for companion in candidates:
+        if companion.values is None:
+            notes.append(companion.unread())
+            continue
+        try:
+            if (found := read(companion)) is not None:
+                return found
+        except Contradiction as problem:
+            notes.append(companion.another(problem))
+    return None
 
 
 @dataclass(frozen=True, slots=True)

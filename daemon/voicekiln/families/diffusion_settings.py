@@ -14,7 +14,7 @@ from typing import Any
 
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import Table, beside, check_count, check_speakers, speakers
+from voicekiln.families.companions import Companion, Table, beside, check_count, check_speakers, first, speakers
 from voicekiln.families.diffusion_network import BUFFERS, DENOISER, LIMITS, SHIFT, Settings, expected
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import SILENT, Config
@@ -106,16 +106,12 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> Reading:
     """
     found = measure(shapes)
     notes: list[str] = []
-    for companion in beside(outline, GENERAL):
-        name = companion.name
-        if companion.values is None:
-            notes.append(companion.unread())
-            continue
-        try:
-            settings, told = _completed(found, name, companion.values)
-        except Contradiction as problem:
-            notes.append(companion.another(problem))
-            continue
+
+    def completed(companion: Companion) -> tuple[Settings, Told, str]:
+        return *_completed(found, companion.name, companion.values), companion.name
+
+    if (fitting := first(beside(outline, GENERAL), completed, notes)) is not None:
+        settings, told, name = fitting
         if told.method not in METHODS:
             notes.append(
                 f"{shown(name)} asks for the sampler {told.method}, which the ONNX file does not have; "

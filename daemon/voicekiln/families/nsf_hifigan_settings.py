@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from voicekiln.errors import Contradiction, NoCompanion, OtherFamily
+from voicekiln.errors import NoCompanion, OtherFamily
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import CONFIG, MAX_NUMBER, RATES_HZ, Table, beside
+from voicekiln.families.companions import CONFIG, MAX_NUMBER, RATES_HZ, Table, beside, first
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.tensors import Shape, axes, contradiction, listed, numbered
 from voicekiln.families.vits import check_reach
@@ -85,16 +85,11 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[
         OtherFamily: if the config asks for what this vocoder does not do.
     """
     found = _measure(shapes)
-    notes = []
-    for companion in beside(outline):
-        if companion.values is None:
-            notes.append(companion.unread())
-            continue
-        config = Table(companion.name, companion.values if isinstance(companion.values, dict) else {})
-        try:
-            return _checked(_told(config, found)), notes, [companion.name]
-        except Contradiction as problem:
-            notes.append(companion.another(problem))
+    notes: list[str] = []
+    told = first(beside(outline), lambda each: (_checked(_told(each.table(), found)), [each.name]), notes)
+    if told is not None:
+        settings, used = told
+        return settings, notes, used
     settings = _checked(_assumed(found))
     return settings, [*notes, _rebuilt(settings)], []
 

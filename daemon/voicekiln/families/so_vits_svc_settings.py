@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from voicekiln.errors import Contradiction, NoCompanion
+from voicekiln.errors import NoCompanion
 from voicekiln.families import vits
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import CONFIG, Companion, Table, beside, check_count, check_speakers
+from voicekiln.families.companions import CONFIG, Companion, Table, beside, check_count, check_speakers, first
 from voicekiln.families.rvc_config import shown
 from voicekiln.families.so_vits_svc_config import (
     LISTS,
@@ -69,20 +69,18 @@ def read(outline: Outline) -> Reading:
     sizes = measure(shapes)
     check_count(sizes["speakers"])
     notes: list[str] = []
-    for companion in beside(outline):
+
+    def reading(companion: Companion) -> Reading | None:
         name = companion.name
-        if companion.values is None:
-            notes.append(companion.unread())
-            continue
-        try:
-            if (config := read_config(name, companion.values)) is None:
-                notes.append(f"{shown(name)}, which lies beside it, is no config of so-vits-svc and was left aside.")
-                continue
-            settings = _told(companion, config, sizes, shapes)
-            told = (*_left_out(name, config, settings), *_differences(config, settings))
-            return Reading(settings, config, (*notes, *told), (name,))
-        except Contradiction as problem:
-            notes.append(companion.another(problem))
+        if (config := read_config(name, companion.values)) is None:
+            notes.append(f"{shown(name)}, which lies beside it, is no config of so-vits-svc and was left aside.")
+            return None
+        settings = _told(companion, config, sizes, shapes)
+        told = (*_left_out(name, config, settings), *_differences(config, settings))
+        return Reading(settings, config, (*notes, *told), (name,))
+
+    if (found := first(beside(outline), reading, notes)) is not None:
+        return found
     settings = _settings(SILENT, sizes, shapes)
     return Reading(settings, SILENT, (*notes, _assumed(settings)), ())
 

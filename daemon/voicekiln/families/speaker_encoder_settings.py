@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voicekiln.errors import Contradiction, OtherFamily
+from voicekiln.errors import OtherFamily
 from voicekiln.families.base import Outline
-from voicekiln.families.companions import RATES_HZ, Companion, Table, beside
+from voicekiln.families.companions import RATES_HZ, Companion, Table, beside, first
 from voicekiln.families.tensors import Shape, axes, contradiction, numbered
 
 GROUPS = (1, 2, 3, 4)
@@ -79,16 +79,11 @@ def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[
         OtherFamily: if the config asks for what this encoder does not do.
     """
     found = _measure(shapes)
-    notes = []
-    for companion in _configs(outline):
-        if companion.values is None:
-            notes.append(companion.unread())
-            continue
-        config = Table(companion.name, companion.values if isinstance(companion.values, dict) else {})
-        try:
-            return _told(config, found), notes, [companion.name]
-        except Contradiction as problem:
-            notes.append(companion.another(problem))
+    notes: list[str] = []
+    told = first(_configs(outline), lambda each: (_told(each.table(), found), [each.name]), notes)
+    if told is not None:
+        settings, used = told
+        return settings, notes, used
     inside = outline.rest.get("config")
     if isinstance(inside, dict) and "audio" in inside:
         return _told(Table(INSIDE, inside), found), notes, []
