@@ -11,47 +11,30 @@ import numpy as np
 import torch
 
 from voicekiln.families.coqui_network import Settings, expected
+from voicekiln.families.coqui_usual import YOURTTS, coquis
 from voicekiln.families.coqui_usual import config as written
-from voicekiln.families.coqui_usual import coquis
 from voicekiln.families.sample import _numbers
 
 Checkpoint = dict[str, Any]
 
-TINY = Settings(
+TINY = replace(
+    YOURTTS,
     symbols=12,
     hidden=16,
     channels=8,
     filter_channels=24,
-    heads=2,
     layers=2,
-    kernel=3,
-    window=4,
-    languages=3,
-    language_channels=4,
-    speaker="d_vector",
-    speakers=0,
     gin_channels=12,
-    stochastic=True,
     duration_channels=16,
-    duration_kernel=3,
     duration_layers=2,
     duration_flows=3,
-    duration_bins=10,
-    duration_by_speaker=True,
-    duration_by_language=True,
-    glow_norm=False,
     flows=2,
     flow_layers=2,
-    flow_kernel=5,
-    flow_dilation=1,
     initial=32,
     rates=(4, 4, 2, 2),
     up_kernels=(8, 8, 4, 4),
     block_kernels=(3, 5),
-    dilations=((1, 3),) * 2,
-    block=2,
-    sample_rate=16_000,
-    encoder_rate=16_000,
+    dilations=((1, 3), (1, 3)),
     spectrum=0,
     posterior_layers=0,
     posterior_kernel=0,

@@ -16,7 +16,7 @@ import tiny_clusters
 import tiny_diffusion
 import tiny_sovits
 import tiny_vocoders
-from families.test_rvc_hostile import values
+from families.spoiling import values
 from outlines import outline
 from voicekiln.errors import Contradiction, Refusal, WrongCompanion
 from voicekiln.families import choose

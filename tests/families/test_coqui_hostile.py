@@ -13,12 +13,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny_coqui
-from families.test_rvc_hostile import infos, sizes, values
+from families.spoiling import OF_TENSORS, spoil_tensors, values
 from outlines import outline
 from voicekiln.convert.data import NotPlainError, plain_data
 from voicekiln.errors import Contradiction, OtherFamily, Refusal
 from voicekiln.families import choose
-from voicekiln.families.base import DVectors, Outline, TensorInfo
+from voicekiln.families.base import DVectors, Outline
 from voicekiln.families.coqui import CoquiVits
 from voicekiln.families.coqui_usual import VCTK, YOURTTS
 from voicekiln.families.coqui_usual import outline as usual
@@ -112,16 +112,10 @@ def outlines(draw: st.DrawFn) -> Outline:
     voice = draw(st.sampled_from(VOICES))
     tensors, beside, rest = dict(voice.tensors), dict(voice.beside), copy.deepcopy(dict(voice.rest))
     name = draw(st.one_of(st.sampled_from(sorted(tensors)), st.sampled_from(MEASURED)))
-    for spoil in draw(st.lists(st.sampled_from(["drop", "replace", "size", "add", "config", "beside"]), max_size=3)):
+    for spoil in draw(st.lists(st.sampled_from([*OF_TENSORS, "config", "beside"]), max_size=3)):
+        if spoil_tensors(draw, spoil, tensors, name, names):
+            continue
         match spoil:
-            case "drop":
-                tensors.pop(name, None)
-            case "replace":
-                tensors[name] = draw(infos)
-            case "size" if name in tensors:
-                tensors[name] = _resized(tensors[name], draw(st.integers(0, 2)), draw(sizes))
-            case "add":
-                tensors[draw(names)] = draw(infos)
             case "config":
                 _spoil(draw, rest["config"] if isinstance(rest.get("config"), dict) else beside)
             case _:
@@ -137,11 +131,6 @@ def _cleaned(value: Any) -> Any:
         return value if isinstance(value, DVectors) else plain_data(value)
     except NotPlainError:
         return None
-
-
-def _resized(info: TensorInfo, axis: int, size: int) -> TensorInfo:
-    """Return the tensor with one of its sizes replaced."""
-    return TensorInfo(tuple(size if at == axis else old for at, old in enumerate(info.shape)), info.dtype)
 
 
 def _spoil(draw: st.DrawFn, config: dict[str, Any]) -> None:

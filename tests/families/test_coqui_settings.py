@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import reference_voices
 import tiny_coqui
-from families.test_rvc_hostile import values
+from families.spoiling import values
 from outlines import outline
 from voicekiln.convert.data import plain_data
 from voicekiln.errors import Contradiction, NoCompanion, Refusal, WrongCompanion

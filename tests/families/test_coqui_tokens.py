@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import reference_voices
-from families.test_rvc_hostile import values
+from families.spoiling import values
 from voicekiln.convert.data import plain_data
 from voicekiln.errors import Contradiction
 from voicekiln.families.base import exact

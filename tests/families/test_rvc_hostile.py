@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny_voices
+from families.spoiling import OF_TENSORS, spoil_tensors, values
 from outlines import outline
 from voicekiln.errors import Contradiction, OtherFamily, Refusal
 from voicekiln.families import choose, sample
-from voicekiln.families.base import Outline, TensorInfo
+from voicekiln.families.base import Outline
 
 VOICES = [
     outline(voice)
@@ -39,16 +40,6 @@ MEASURED = (
 )
 """Tensors that settings are read from."""
 
-sizes = st.one_of(
-    st.integers(-3, 40), st.sampled_from([0, 1, 255, 256, 768, 2**16, 2**31, 2**63, 10**12, 10**400]), st.integers()
-)
-shapes = st.lists(sizes, max_size=9).map(tuple)
-infos = st.builds(TensorInfo, shapes, st.sampled_from(["float16", "float32", "bfloat16", "int64", "complex64", "x"]))
-values = st.recursive(
-    st.one_of(st.none(), st.booleans(), sizes, st.floats(), st.text(max_size=9), st.sampled_from(["1", "2", "40k"])),
-    lambda inner: st.one_of(st.lists(inner, max_size=19), st.dictionaries(st.text(max_size=4), inner, max_size=3)),
-    max_leaves=19,
-)
 names = st.one_of(
     st.sampled_from(
         [
@@ -77,26 +68,15 @@ def outlines(draw: st.DrawFn) -> Outline:
     voice = draw(st.sampled_from(VOICES))
     tensors, rest = dict(voice.tensors), dict(voice.rest)
     name = draw(st.one_of(st.sampled_from(sorted(tensors)), st.sampled_from(MEASURED)))
-    for spoil in draw(st.lists(st.sampled_from(["drop", "replace", "size", "add", "config", "words"]), max_size=2)):
+    for spoil in draw(st.lists(st.sampled_from([*OF_TENSORS, "config", "words"]), max_size=2)):
+        if spoil_tensors(draw, spoil, tensors, name, names):
+            continue
         match spoil:
-            case "drop":
-                tensors.pop(name, None)
-            case "replace":
-                tensors[name] = draw(infos)
-            case "size" if name in tensors:
-                tensors[name] = _resized(tensors[name], draw(st.integers(0, 2)), draw(sizes))
-            case "add":
-                tensors[draw(names)] = draw(infos)
             case "config":
                 _spoil_config(draw, rest)
             case _:
                 rest[draw(WORDS)] = draw(values)
     return Outline(tensors, rest, voice.tensor_key, voice.keys)
-
-
-def _resized(info: TensorInfo, axis: int, size: int) -> TensorInfo:
-    """Return the tensor with one of its sizes replaced."""
-    return TensorInfo(tuple(size if at == axis else old for at, old in enumerate(info.shape)), info.dtype)
 
 
 def _spoil_config(draw: st.DrawFn, rest: dict[str, Any]) -> None:

@@ -12,11 +12,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tiny_sovits
-from families.test_rvc_hostile import infos, sizes, values
+from families.spoiling import OF_TENSORS, spoil_tensors, values
 from outlines import outline
 from voicekiln.errors import Contradiction, OtherFamily, Refusal
 from voicekiln.families import choose
-from voicekiln.families.base import PLAIN, Claim, Outline, TensorInfo
+from voicekiln.families.base import PLAIN, Claim, Outline
 from voicekiln.families.so_vits_svc import V41, SoVitsSvc
 from voicekiln.families.so_vits_svc import outline as usual
 from voicekiln.job import Recipe
@@ -66,26 +66,15 @@ def outlines(draw: st.DrawFn) -> Outline:
     voice = draw(st.sampled_from(VOICES))
     tensors, beside = dict(voice.tensors), json.loads(json.dumps(voice.beside))
     name = draw(st.one_of(st.sampled_from(sorted(tensors)), st.sampled_from(MEASURED)))
-    for spoil in draw(st.lists(st.sampled_from(["drop", "replace", "size", "add", "config", "own"]), max_size=3)):
+    for spoil in draw(st.lists(st.sampled_from([*OF_TENSORS, "config", "own"]), max_size=3)):
+        if spoil_tensors(draw, spoil, tensors, name, names):
+            continue
         match spoil:
-            case "drop":
-                tensors.pop(name, None)
-            case "replace":
-                tensors[name] = draw(infos)
-            case "size" if name in tensors:
-                tensors[name] = _resized(tensors[name], draw(st.integers(0, 2)), draw(sizes))
-            case "add":
-                tensors[draw(names)] = draw(infos)
             case "config":
                 _spoil(draw, beside)
             case _:
                 beside["voice.json"] = draw(values) if draw(st.booleans()) else beside.get("config.json")
     return Outline(tensors, {"iteration": draw(values)}, voice.tensor_key, voice.keys, beside)
-
-
-def _resized(info: TensorInfo, axis: int, size: int) -> TensorInfo:
-    """Return the tensor with one of its sizes replaced."""
-    return TensorInfo(tuple(size if at == axis else old for at, old in enumerate(info.shape)), info.dtype)
 
 
 def _spoil(draw: st.DrawFn, beside: dict[str, Any]) -> None:
