@@ -42,6 +42,8 @@ LARGEST = 10**9
 """No voice has more hertz, speakers or seconds; a sidecar that was found in the outbox may say anything."""
 
 MARKED = "The plain name was taken by another voice or by a file of voicekiln's own; hence the mark (~) in these names."
+
+_MARK = re.compile("~[0-9a-f]{6}")
 """Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
 
 
@@ -200,9 +202,11 @@ class Survey:
 
 def _is_marked(voice: Voice) -> bool:
     """Say whether the results could not have the source's own stem (see `names.bases`)."""
+    stem = voice.relpath.stem
     return (
         voice.base is not None
-        and re.fullmatch(f"{re.escape(voice.relpath.stem)}~[0-9a-f]{{6}}", voice.base.name) is not None
+        and voice.base.name.startswith(stem)
+        and _MARK.fullmatch(voice.base.name, len(stem)) is not None
     )
 
 
