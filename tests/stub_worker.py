@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 import textwrap
@@ -20,6 +21,8 @@ from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.wire import Convert, Finished, Request, encode
 
 PATIENCE = Patience(ask_s=0.2, terminate_s=0.2, kill_s=60.0, drain_s=0.2)
+
+VOICE = b"a voice"
 
 PRELUDE = """
 import json, os, signal, sys, time
@@ -53,10 +56,11 @@ def hang():
 
 
 def convert(tmp_path: Path, name: str = "j1", recipe: Recipe | None = None) -> Convert:
-    """Return a request to convert, with its staging folder made."""
-    staging = tmp_path / f"staging-{name}"
+    """Return a request to convert, with its source and its staging folder made."""
+    source, staging = tmp_path / "voice.pth", tmp_path / f"staging-{name}"
+    source.write_bytes(VOICE)
     staging.mkdir(exist_ok=True)
-    return Convert(Job(name, tmp_path / "voice.pth", staging, "0" * 64, recipe or Recipe("default")), threads=1)
+    return Convert(Job(name, source, staging, hashlib.sha256(VOICE).hexdigest(), recipe or Recipe("default")), threads=1)
 
 
 def stub(tmp_path: Path, body: str) -> list[str]:

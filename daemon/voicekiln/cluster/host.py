@@ -1,0 +1,208 @@
+"""In a Dask worker: the task that stands for a job, and the doors through which the daemon passes its bytes.
+
+The scheduler chooses the worker, holds the place by its resources and knows nothing else of a job. The task says where
+it has begun; then the daemon speaks with this worker directly, so no byte of a voice goes through the scheduler. The
+task ends when the daemon has fetched the results, or was silent for too long.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import stat
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import wraps
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker as DaskWorker
+from distributed import get_worker
+from distributed.protocol import to_serialize
+
+from voicekiln.cluster.letters import Terms, Ticket, encode_event
+from voicekiln.cluster.parcels import CHUNK, DamagedError
+from voicekiln.cluster.place import Place, Run
+from voicekiln.worker.wire import Convert, Inspect, WireError, decode_request
+
+HOLD_S = 5.0
+"""So long an empty answer is held back, in case something happens."""
+
+LOOK_S = 1.0
+"""Between two looks whether the daemon is still there."""
+
+GPU = "GPU"
+"""The resource by whose number a Dask worker says how many jobs it takes at once; without it, its threads say that."""
+
+NAME = "voicekiln"
+"""Of the host among the extensions of a Dask worker, and in front of the names of its doors."""
+
+_FIRST = threading.Lock()
+
+
+def work(ticket: Ticket) -> None:
+    """Hold the place of a job until it is over; this is what the scheduler runs."""
+    worker = get_worker()
+    host = Host.of(worker)
+    with host.run(ticket) as run:
+        worker.log_event(ticket.topic, {"key": ticket.key, "run": run.name, "address": worker.contact_address})
+        while not run.over.wait(LOOK_S) and not run.silent:
+            pass
+
+
+Answer = dict[str, Any]
+
+
+def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
+    """Let a method be called from the daemon, with a run's name; what it cannot do it says in words, and not by raising.
+
+    Raised here it would be raised there as well, where it is nobody's fault.
+    """
+
+    @wraps(inner)
+    async def outer(self: Host, run: str, **values: Any) -> Answer:  # noqa: ANN401 - as many as there are doors
+        guest = self.guest(run)
+        if guest is None:
+            return {"trouble": "the Dask worker has given the job up", "counts": True}
+        guest.heard()
+        try:
+            return await inner(self, guest, **values)
+        except OSError as error:
+            return {"trouble": f"its disk fails ({error.strerror or error})", "counts": False}
+        except (DamagedError, KeyError, WireError) as error:
+            return {"trouble": str(error), "counts": True}
+
+    return outer
+
+
+@dataclass(frozen=True, slots=True)
+class _Stay:
+    """A run, where it is, and what is set in the Dask worker's loop when there is news of it."""
+
+    run: Run
+    place: Place
+    happened: asyncio.Event
+
+
+class Host:
+    """All that voicekiln has in a Dask worker."""
+
+    def __init__(self, worker: DaskWorker) -> None:
+        self._loop = worker.loop.asyncio_loop
+        self._folder = Path(worker.local_directory, NAME)
+        self._folder.mkdir(mode=0o700)
+        self._templates = _ours(Path(worker.local_directory).parent / f"{NAME}-templates")
+        resources = worker.state.total_resources
+        self._gpus = int(resources.get(GPU, 0))
+        self._threads = max(1, worker.state.nthreads // max(1, self._gpus or worker.state.nthreads))
+        self._lock = threading.Lock()
+        self._places: list[Place] = []
+        self._runs: dict[str, _Stay] = {}
+        for each in (self.put, self.begin, self.hear, self.get, self.leave):
+            worker.handlers[f"{NAME}_{each.__name__}"] = each
+
+    @classmethod
+    def of(cls, worker: DaskWorker) -> Host:
+        """Return the host of a Dask worker, made at the first job."""
+        with _FIRST:
+            if NAME not in worker.extensions:
+                worker.extensions[NAME] = cls(worker)
+            host: Host = worker.extensions[NAME]
+            return host
+
+    def guest(self, run: str) -> Run | None:
+        """Return the run of this name; None if it is over."""
+        stay = self._runs.get(run)
+        return stay and stay.run
+
+    @contextmanager
+    def run(self, ticket: Ticket) -> Iterator[Run]:
+        """Give a job a place, and have that empty again at the end."""
+        request = decode_request(ticket.request)
+        assert isinstance(request, Convert | Inspect)  # noqa: S101 - the keeper sends no others
+        happened = asyncio.Event()
+
+        def tell() -> None:
+            self._loop.call_soon_threadsafe(happened.set)
+
+        with self._lock:
+            place = self._free(ticket.terms)
+            run = place.run = Run(secrets.token_hex(8), request, place.folder, tell)
+            self._runs[run.name] = _Stay(run, place, happened)
+        try:
+            yield run
+        finally:
+            place.stop()
+            self._wait_for(place)
+            with self._lock:
+                del self._runs[run.name]
+                place.run = None
+            run.clear()
+
+    @door
+    async def put(self, run: Run, file: str, offset: int, chunk: bytes, sha256: str | None) -> Answer:
+        """Take a chunk of a source, see `Run.take`."""
+        await asyncio.to_thread(run.take, file, offset, chunk, sha256)
+        return {}
+
+    @door
+    async def begin(self, run: Run) -> Answer:
+        """Let the job begin."""
+        self._runs[run.name].place.begin(self._threads)
+        return {}
+
+    @door
+    async def hear(self, run: Run) -> Answer:
+        """Return the lines of what has happened since the last call, after `HOLD_S` at the latest."""
+        happened = self._runs[run.name].happened
+        with suppress(TimeoutError):
+            await asyncio.wait_for(happened.wait(), HOLD_S)
+        happened.clear()
+        return {"lines": [encode_event(event) for event in run.events()]}
+
+    @door
+    async def get(self, run: Run, file: str) -> Answer:
+        """Return the next chunk of a result, see `Run.give`."""
+        offset, chunk = await asyncio.to_thread(run.give, file)
+        return {"offset": offset, "chunk": to_serialize(chunk), "more": len(chunk) == CHUNK}
+
+    @door
+    async def leave(self, run: Run) -> Answer:
+        """Hear that the daemon wants nothing more of a run; its place is free as soon as its process lets go."""
+        run.over.set()
+        return {}
+
+    def _free(self, terms: Terms) -> Place:
+        """Return a place that nobody has. Dask bounds how many there are in use."""
+        own = [replace(terms, device=self._device(number, terms)) for number in range(len(self._places) + 1)]
+        for number, place in enumerate(self._places):
+            if place.run is None and place.terms == own[number]:
+                return place
+        number = len(self._places)
+        place = Place(_ours(self._folder / str(number)), self._templates, own[number])
+        self._places.append(place)
+        return place
+
+    def _device(self, number: int, terms: Terms) -> str:
+        return f"cuda:{number % self._gpus}" if self._gpus > 1 and terms.device == "auto" else terms.device
+
+    @staticmethod
+    def _wait_for(place: Place) -> None:
+        while place.busy:  # the ladder of `worker.process` bounds it
+            threading.Event().wait(0.005)
+
+
+def _ours(folder: Path) -> Path:
+    """Return a folder that is ours alone, made where it is missing.
+
+    Raises:
+        PermissionError: if somebody else has made it, who could then write into what our process reads.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    st = folder.lstat()
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.getuid() or st.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not ours alone")
+    return folder

@@ -1,0 +1,108 @@
+"""Files on their way from one host to another: in chunks, hashed where they leave and where they arrive.
+
+A file is never in memory as a whole, at either end. What arrives is a file only when its size and hash are those that
+it left with; until then it has no name but in an empty folder of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+from voicekiln.folders.files import open_folder, open_plain, sync_folder
+
+CHUNK = 8 * 1024 * 1024
+"""Bytes. Large enough that the way there and back costs little, small enough that a hundred of them fit in memory."""
+
+
+class DamagedError(Exception):
+    """What arrived is not what left; the text says how."""
+
+
+class Outgoing:
+    """Reads a file that somebody else may have made: a plain one, by its own name, in a folder that is ours."""
+
+    def __init__(self, path: Path) -> None:
+        """Open it.
+
+        Raises:
+            OSError: if there is no plain file; a link is none, wherever it leads.
+        """
+        with open_folder(path.parent, PurePosixPath()) as folder:
+            self._file: BinaryIO = open_plain(folder, path.name)
+        self._hash = hashlib.sha256()
+        self.offset = 0
+        """Of the next chunk."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was read so far."""
+        return self._hash.hexdigest()
+
+    def read(self) -> bytes:
+        """Return the next chunk; only the last one is shorter than `CHUNK`, and may be empty.
+
+        Raises:
+            OSError: if the disk fails.
+        """
+        chunk = self._file.read(CHUNK)
+        self._hash.update(chunk)
+        self.offset += len(chunk)
+        return chunk
+
+    def close(self) -> None:
+        """Let the file go."""
+        self._file.close()
+
+
+class Incoming:
+    """Writes a file that comes in chunks."""
+
+    def __init__(self, path: Path) -> None:
+        """Begin it.
+
+        Raises:
+            OSError: if there is something of its name, or the disk fails.
+        """
+        self._path = path
+        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+        self._hash = hashlib.sha256()
+        self._bytes = 0
+
+    def write(self, offset: int, chunk: bytes | bytearray | memoryview) -> None:
+        """Take a chunk.
+
+        Raises:
+            DamagedError: if it is not the next one.
+            OSError: if the disk fails.
+        """
+        if offset != self._bytes:
+            raise DamagedError(f"a chunk is missing: byte {self._bytes} was due and {offset} came")
+        self._file.write(chunk)
+        self._hash.update(chunk)
+        self._bytes += len(chunk)
+
+    def finish(self, sha256: str) -> None:
+        """Have it on disk under its name, as a worker on this host leaves its files.
+
+        Raises:
+            DamagedError: if it is not what left; then it is gone.
+            OSError: if the disk fails.
+        """
+        if self._hash.hexdigest() != sha256:
+            self.drop()
+            raise DamagedError("the content arrived with another hash than it left with")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        with open_folder(self._path.parent, PurePosixPath()) as folder:
+            sync_folder(folder)
+
+    def drop(self) -> None:
+        """Remove it."""
+        self._file.close()
+        self._path.unlink(missing_ok=True)
+
+

@@ -1,0 +1,243 @@
+"""The place in a Dask cluster, against a real scheduler and real worker processes: it plays a worker's part."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed.protocol import to_serialize
+
+from cluster_running import Cluster, until
+from stub_worker import VOICE, convert, ending, has, vanishes
+from stub_worker import until as polled
+from keeper_contract import KeeperContract
+from voicekiln.cluster.keeper import DaskKeeper
+from voicekiln.cluster.letters import Terms
+from voicekiln.cluster.line import Line
+from voicekiln.job import STAGES, Converted, Lost, staged_files
+from voicekiln.worker.keeper import At, Ended, Event, Keeper, Left, Started
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """Return a cluster of one worker."""
+    with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
+        yield cluster
+
+
+def terms(idle_s: float = 30.0) -> Terms:
+    return Terms("cpu", {"start": 10.0} | dict.fromkeys(STAGES, 10.0), idle_s, 10**9)
+
+
+def called(cluster: Cluster, wake: Callable[[], None]) -> Line:
+    line = Line(cluster.address, None, "test", wake)
+    until(lambda: line.places)
+    return line
+
+
+class TestDaskKeeper(KeeperContract):
+    """The one whose process is on another host."""
+
+    @pytest.fixture(autouse=True)
+    def line(self, cluster: Cluster, woken: threading.Event) -> Iterator[Line]:
+        """Return a line to the cluster."""
+        self.on = called(cluster, woken.set)
+        yield self.on
+        self.on.close()
+
+    def make(self, tmp_path: Path, woken: threading.Event, idle_s: float = 30.0) -> Keeper:
+        """Keep a place in the cluster."""
+        (tmp_path / "voice.pth").write_bytes(VOICE)
+        return DaskKeeper(self.on, terms(idle_s), woken.set)
+
+
+@pytest.fixture
+def woken() -> threading.Event:
+    """Return what the keeper wakes."""
+    return threading.Event()
+
+
+@pytest.fixture
+def line(cluster: Cluster, woken: threading.Event) -> Iterator[Line]:
+    """Return a line to the cluster."""
+    line = called(cluster, woken.set)
+    yield line
+    line.close()
+
+
+@pytest.fixture
+def keeper(line: Line, woken: threading.Event) -> Iterator[DaskKeeper]:
+    """Return a place in the cluster, empty after the test."""
+    keeper = DaskKeeper(line, terms(), woken.set)
+    yield keeper
+    keeper.close(1.0)
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Iterator[Cluster]:
+    """Return a cluster of one worker that the test may break."""
+    with Cluster(tmp_path) as own:
+        yield own
+
+
+def run(keeper: Keeper, woken: threading.Event, tmp_path: Path, name: str) -> list[Event]:
+    keeper.begin(convert(tmp_path, name), time.monotonic())
+    return polled(keeper, woken, has(Ended), 20.0)
+
+
+class TestFiles:
+    """What goes there and comes back is what it was, or the job is lost; and that counts, so that it cannot loop."""
+
+    def test_results_lie_in_the_staging_folder(
+        self, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """All that the ending names, in several chunks, with the content that it names, and nothing else."""
+        events = run(keeper, woken, tmp_path, "big1")
+        converted, staging = ending(events), tmp_path / "staging-big1"
+        assert isinstance(converted, Converted)
+        files = staged_files(converted.conversion, staging)
+        assert {hashlib.sha256(path.read_bytes()).hexdigest() for path in files.values()} == set(files)
+        assert sorted(staging.iterdir()) == sorted(files.values())
+
+    @pytest.mark.parametrize(
+        ("name", "reason"),
+        [("wrong1", "another hash"), ("link1", "no plain file"), ("absent1", "no plain file")],
+    )
+    def test_a_result_that_is_not_what_was_named_is_lost(
+        self, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path, name: str, reason: str
+    ) -> None:
+        """Other bytes, a link to what the Dask worker may read and the caged process may not, nothing at all."""
+        lost = ending(run(keeper, woken, tmp_path, name))
+        assert isinstance(lost, Lost)
+        assert reason in lost.reason
+        assert lost.counts
+        assert list((tmp_path / f"staging-{name}").iterdir()) == []
+
+    def test_a_source_that_arrives_as_another_is_lost(
+        self, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Nothing is converted that is not what the ledger knows."""
+        monkeypatch.setattr("voicekiln.cluster.keeper.to_serialize", lambda chunk: to_serialize(b"!" + chunk[1:]))
+        lost = ending(run(keeper, woken, tmp_path, "good1"))
+        assert isinstance(lost, Lost)
+        assert "another hash" in lost.reason
+        assert lost.counts
+
+    @pytest.mark.parametrize(("door", "name"), [("put", "good1"), ("get", "big1")])
+    def test_a_missing_chunk_is_noticed(  # noqa: PLR0913, PLR0917 - fixtures
+        self,
+        keeper: DaskKeeper,
+        line: Line,
+        woken: threading.Event,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        door: str,
+        name: str,
+    ) -> None:
+        """On either way."""
+        ask, asked = line.ask, []
+
+        async def forgetful(where: Any, at: str, **values: Any) -> dict[str, Any]:
+            if at == door:
+                asked.append(values)
+                if len(asked) == 2:
+                    if door == "put":
+                        return {}
+                    await ask(where, at, **values)
+            return await ask(where, at, **values)
+
+        monkeypatch.setattr(line, "ask", forgetful)
+        request = convert(tmp_path, name)
+        if door == "put":
+            request.job.source.write_bytes(bytes(20_000_000))
+            job = replace(request.job, sha256=hashlib.sha256(bytes(20_000_000)).hexdigest())
+            request = replace(request, job=job)
+        keeper.begin(request, time.monotonic())
+        lost = ending(polled(keeper, woken, has(Ended), 20.0))
+        assert isinstance(lost, Lost)
+        assert "a chunk is missing" in lost.reason
+        assert lost.counts
+
+    def test_nothing_stays_behind(
+        self, keeper: DaskKeeper, cluster: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """In the Dask worker's folder, whatever the ending was."""
+        for name in ("good1", "bad1", "lost1", "wrong1"):
+            run(keeper, woken, tmp_path, name)
+        until(lambda: not [p for p in cluster.at.glob("worker-*/**/voicekiln/**/*") if p.is_file()])
+
+
+class TestTrouble:
+    """Processes that go in the middle of a job."""
+
+    def test_a_job_whose_dask_worker_dies_is_lost(
+        self, own: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """It counts, its caged process dies with it, and the next job goes to another one."""
+        line = called(own, woken.set)
+        keeper = DaskKeeper(line, terms(), woken.set)
+        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+        events = polled(keeper, woken, has(At), 20.0)
+        own.kill(own.workers[0])
+        own.start_worker()
+        events += polled(keeper, woken, has(Left), 20.0)
+        lost = ending(events)
+        assert isinstance(lost, Lost)
+        assert lost.counts
+        assert "went away" in lost.reason
+        assert vanishes(next(event.pid for event in events if isinstance(event, Started)))
+        assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
+        line.close()
+
+    def test_a_second_run_of_a_lost_job_gives_its_place_up(
+        self, own: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """The scheduler sends the job of a dead worker to another one, which nobody wants: attempts are the ledger's."""
+        line = called(own, woken.set)
+        own.start_worker()
+        until(lambda: line.places == 2)
+        keeper = DaskKeeper(line, terms(), woken.set)
+        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+        events = polled(keeper, woken, has(At), 20.0)
+        child = next(event.pid for event in events if isinstance(event, Started))
+        (dead,) = [worker for worker in own.workers if worker.pid == parent_of(child)]
+        own.kill(dead)
+        started = time.monotonic()
+        assert isinstance(ending(events + polled(keeper, woken, has(Ended), 20.0)), Lost)
+        assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
+        assert time.monotonic() - started < 15.0
+        line.close()
+
+    def test_a_job_whose_scheduler_goes_does_not_count(
+        self, own: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """It is nobody's fault; the line says so, and is taken up again when the scheduler is back."""
+        line = called(own, woken.set)
+        keeper = DaskKeeper(line, terms(), woken.set)
+        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+        events = polled(keeper, woken, has(At), 20.0)
+        own.kill(own.scheduler)
+        lost = ending(events + polled(keeper, woken, has(Ended), 20.0))
+        assert isinstance(lost, Lost)
+        assert not lost.counts
+        until(lambda: line.trouble is not None)
+        again = ending(run(keeper, woken, tmp_path, "good2"))
+        assert isinstance(again, Lost)
+        assert not again.counts
+        own.start_scheduler()
+        own.kill(own.workers[0])
+        own.start_worker()
+        until(lambda: line.places)
+        assert line.trouble is None
+        assert isinstance(ending(run(keeper, woken, tmp_path, "good3")), Converted)
+        line.close()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])

@@ -1,0 +1,73 @@
+"""A Dask cluster on loopback: a real scheduler and real workers, each a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Self
+
+PATIENCE_S = 30.0
+
+ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+"""Dask copies a file that it shall load first into a folder of its own, but a module it imports from where it lies."""
+
+
+class Cluster:
+    """Use it as a context, which ends all of it."""
+
+    def __init__(self, at: Path) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
+        self.at = at
+        self.scheduler: subprocess.Popen[bytes]
+        self.workers: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> Self:
+        self.start_scheduler()
+        self.start_worker()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (*self.workers, self.scheduler):
+            process.kill()
+            process.wait()
+
+    def start_scheduler(self) -> None:
+        """Start it on the address that it had before, if it had one."""
+        host = self.address.removeprefix("tcp://")
+        self.scheduler = self._start("scheduler", "--host", f"tcp://{host}", "--no-dashboard", "--no-show")
+
+    def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start one more, with one thread."""
+        folder = self.at / f"worker-{len(self.workers)}"
+        folder.mkdir()
+        own = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+        own += ["--local-directory", str(folder), "--preload", "cluster_stand_in"]
+        self.workers.append(self._start("worker", self.address, *own, *options))
+        return self.workers[-1]
+
+    @staticmethod
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        """End a process as a power cut would."""
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+
+    def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
+        with (self.at / "log").open("ab") as log:
+            command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=ENV)
+
+
+def until(what: object, bound_s: float = PATIENCE_S) -> None:
+    """Wait until a function says yes."""
+    assert callable(what)
+    by = time.monotonic() + bound_s
+    while not what():
+        assert time.monotonic() < by
+        time.sleep(0.02)

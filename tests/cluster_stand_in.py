@@ -1,0 +1,81 @@
+"""A worker process without torch whose answer to a request is what the request's id begins with; and how a Dask worker
+is brought to start it: by loading this file first (`dask worker --preload`)."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+if __name__ != "__main__":
+    from voicekiln.worker import parent
+
+    parent._child_command = lambda *_: [sys.executable, "-P", __file__]
+
+
+def main() -> None:
+    """Answer requests as they come."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    from endings import converted  # noqa: PLC0415 - the line above finds it
+    from voicekiln.errors import Empty  # noqa: PLC0415 - as above
+    from voicekiln.worker.wire import (  # noqa: PLC0415 - as above
+        Answer,
+        Convert,
+        Declined,
+        Entered,
+        Finished,
+        Looked,
+        Ready,
+        decode_request,
+        encode,
+    )
+
+    def say(answer: Answer) -> None:
+        sys.stdout.buffer.write(encode(answer))
+        sys.stdout.buffer.flush()
+
+    say(Ready({"kind": "cpu", "name": "a test"}, {"torch": "0"}))
+    for line in sys.stdin.buffer:
+        request = decode_request(line)
+        if request.id.startswith("look"):
+            say(Looked(request.id, {"family": "rvc"}, ()))
+            continue
+        assert isinstance(request, Convert)
+        job = request.job
+        assert job.source.is_file()
+        match job.id.rstrip("0123456789"):
+            case "bad":
+                say(Declined(job.id, Empty()))
+            case "lost":
+                os._exit(1)
+            case "hang":
+                say(Entered(job.id, "load"))
+            case "wrong":  # the file is another than it says
+                ending = converted(job)
+                (job.staging / ending.conversion.files[0].name).write_bytes(b"another")
+                say(Finished(job.id, ending.conversion))
+            case "link":
+                ending = converted(job)
+                (job.staging / ending.conversion.files[0].name).unlink()
+                (job.staging / ending.conversion.files[0].name).symlink_to("/etc/passwd")
+                say(Finished(job.id, ending.conversion))
+            case "big":  # of several chunks
+                ending = converted(job)
+                file = ending.conversion.files[0]
+                content = bytes(range(256)) * 80_000
+                (job.staging / file.name).write_bytes(content)
+                file = replace(file, sha256=hashlib.sha256(content).hexdigest(), bytes=len(content))
+                say(Finished(job.id, replace(ending.conversion, files=(file,))))
+            case "absent":
+                ending = converted(job)
+                (job.staging / ending.conversion.files[0].name).unlink()
+                say(Finished(job.id, ending.conversion))
+            case _:
+                say(Entered(job.id, "load"))
+                say(Finished(job.id, converted(job).conversion))
+
+
+if __name__ == "__main__":
+    main()
