@@ -21,6 +21,7 @@ WORKER = (*NOUNS, "voicekiln.worker.wire", "voicekiln.worker.lines", "voicekiln.
 WORKS = ("voicekiln.families", "voicekiln.convert", "voicekiln.judge")
 KEEPING = (*WORKER, "voicekiln.worker.keeper", "voicekiln.worker.process", "voicekiln.worker.shift")
 LOOP = (*FOLDERS, *KEEPING, "voicekiln.worker.parent", "voicekiln.settings", "voicekiln.supervisor", "voicekiln.page")
+CLUSTER = (*NOUNS, *WORKER, "voicekiln.worker.keeper", "voicekiln.cluster")
 COMMANDS = (*LOOP, "voicekiln.commands", "voicekiln.config", "voicekiln.loop", "voicekiln.oneoff", "voicekiln.report")
 
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
@@ -51,11 +52,16 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.worker.parent": KEEPING,
     "voicekiln.worker.cage": (*WORKER, "voicekiln.worker.landlock", "voicekiln.worker.seccomp"),
     "voicekiln.worker.child": (*WORKER, "voicekiln.worker.cage", *WORKS, "torch"),
+    "voicekiln.cluster": (*CLUSTER, "voicekiln.folders.files", "voicekiln.worker.parent"),
+    "voicekiln.cluster.host": (*CLUSTER, "distributed"),
+    "voicekiln.cluster.line": (*CLUSTER, "distributed"),
+    "voicekiln.cluster.keeper": (*CLUSTER, "distributed"),
+    "voicekiln.cluster.crew": (*CLUSTER, "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,
     "voicekiln.service": (*LOOP, "voicekiln.config", "voicekiln.logs", "voicekiln.notify"),
-    "voicekiln.loop": (*LOOP, "voicekiln.notify", "voicekiln.service", "voicekiln.metrics"),
+    "voicekiln.loop": (*LOOP, "voicekiln.cluster.crew", "voicekiln.notify", "voicekiln.service", "voicekiln.metrics"),
     "voicekiln.commands": COMMANDS,
     "voicekiln.commands.aside": NOUNS,
     "voicekiln.commands.completion": (*NOUNS, "voicekiln.commands", "shtab"),
@@ -73,7 +79,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 The longest name that fits a module holds for it. A name allows all below it, `voicekiln` only itself.
 """
 
-BEHIND_DOORS = ("yaml", "structlog", "watchdog", "sqlite3", "prometheus_client", "jinja2", "rich", "shtab", *HEAVY)
+BEHIND_DOORS = ("yaml", "structlog", "watchdog", "sqlite3", "prometheus_client", "jinja2", "rich", "shtab", "distributed", *HEAVY)
 
 
 def imports_of(source: str) -> Iterator[str]:
@@ -170,7 +176,7 @@ def test_every_line_of_the_table_has_a_module() -> None:
 
 def test_the_command_loads_no_heavy_package() -> None:
     """After `import voicekiln.cli` neither torch nor anything of ONNX nor NumPy is there, nor what few need."""
-    unwanted = (*HEAVY, "rich", "shtab")
+    unwanted = (*HEAVY, "rich", "shtab", "distributed")
     program = f"import sys, voicekiln.cli; print(sorted(set({unwanted}) & set(sys.modules)))"
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)

@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
+from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
@@ -29,6 +31,8 @@ _PROBE = temp_name("voicekiln", "probe")
 
 _MAX_SOCKET = 107
 """Bytes of a path that fit into the address of a Unix socket."""
+
+_LOOPBACK = re.compile(r"tcp://(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):")
 
 _PASSING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR),
@@ -51,7 +55,7 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
     found += [line for line in _absent(settings) if line.partition(":")[0] not in told]
     if not found:
         found += _no_access(settings)
-    return [*found, *_group(settings), *_synced(settings), *_boards(settings), *_metrics(settings), *_command(settings)]
+    return [*found, *_group(settings), *_synced(settings), *_boards(settings), *_metrics(settings), *_command(settings), *_cluster(settings)]
 
 
 def _nested(settings: Settings) -> Iterator[str]:
@@ -254,6 +258,29 @@ def _command(settings: Settings) -> Iterator[str]:
         yield f"notify.command: there is no program {_shown(program)}"
     elif not os.access(program, os.X_OK, effective_ids=True):
         yield f"notify.command: {_shown(program)} may not be run; make it executable (chmod a+x)"
+
+
+def _cluster(settings: Settings) -> Iterator[str]:
+    """Whoever reaches a scheduler, or stands between it and us, may run any code here: Dask sends objects."""
+    workers = settings.workers
+    if workers.engine == "local":
+        return
+    if find_spec("distributed") is None:
+        yield "workers.engine: dask is not installed; install it with: pip install 'voicekiln[cluster]'"
+    if workers.scheduler is None:
+        yield "workers.scheduler: is missing; write the address that dask scheduler says, like tls://gpu1.example:8786"
+    elif workers.scheduler.startswith("tls"):
+        for key in ("ca", "cert", "key"):
+            file: Path | None = getattr(workers, key)
+            if file is None:
+                yield f"workers.{key}: is missing, and tls:// needs it; write the path of a .pem file"
+            elif not os.access(file, os.R_OK, effective_ids=True):
+                yield f"workers.{key}: {_shown(file)} cannot be read"
+    elif not (workers.plain_tcp or _LOOPBACK.match(workers.scheduler)):
+        yield (
+            "workers.scheduler: through plain tcp:// anybody in the network can run programs as voicekiln; use tls://, "
+            "or write plain_tcp: true if nobody else is in that network"
+        )
 
 
 def _shown(path: Path) -> str:

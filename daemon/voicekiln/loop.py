@@ -13,10 +13,11 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
 from voicekiln import __version__
 from voicekiln.errors import LedgerDamagedError, LedgerStuckError
@@ -29,10 +30,14 @@ from voicekiln.settings import Settings, span
 from voicekiln.supervisor.common import EXPECTED, Common, Log, Now
 from voicekiln.supervisor.exporting import Exporter
 from voicekiln.supervisor.hands import ThreadHands
-from voicekiln.supervisor.hiring import devices, hire, rooms
+from voicekiln.supervisor.hiring import HERE, Machine, devices, hire, rooms
 from voicekiln.supervisor.homes import Homes
 from voicekiln.supervisor.notices import Notices
 from voicekiln.supervisor.ownership import Ownership
+from voicekiln.worker.keeper import Keeper
+
+if TYPE_CHECKING:
+    from voicekiln.cluster.crew import Crew
 
 LEDGER = "ledger.sqlite"
 LOCK = "lock"
@@ -200,22 +205,36 @@ class _Loop:
         self._watch_again = float("-inf")
         self._arming = False
         self._watched = 0
+        self._crew: Crew | None = None
         self._watched_since = float("-inf")
         homes = Homes.of(settings)
         hands = ThreadHands(self._bell.ring, EXPECTED)
         common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
-        keepers = [
-            hire(settings.worker, device, rooms(settings), self._bell.ring)
-            for device in devices(settings.worker.device)
-        ]
+        keepers, machine = self._hire(settings, ledger.instance)
         ownership = Ownership(common, ThreadHands(self._bell.ring, EXPECTED))
         aside = ThreadHands(self._bell.ring, EXPECTED)
-        self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership, aside)
+        self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership, aside, machine)
         self._log = log
         self._add_attendants()
 
+    def _hire(self, settings: Settings, ledger: str) -> tuple[Sequence[Keeper], Machine]:
+        """Return the workers, and the machine that they share."""
+        local = [
+            hire(settings.worker, device, rooms(settings), self._bell.ring)
+            for device in devices(settings.worker.device)
+        ]
+        if settings.workers.engine == "local":
+            return local, HERE
+        from voicekiln.cluster.crew import Crew  # noqa: PLC0415 - thirty megabytes, for those who have a cluster
+
+        self._crew = Crew.of(settings, ledger, self._bell.ring, local)
+        return self._crew, self._crew.machine
+
     def _add_attendants(self) -> None:
         """Each with a thread of its own, so that it can hang without holding up anybody else."""
+        if self._crew is not None:
+            self._service.attendants.append(self._crew)
+            self._service.worries.append(self._crew.trouble)
         service, settings = self._service, self._service.common.settings.metrics
         service.attendants.append(Notices(service.common, ThreadHands(self._bell.ring, EXPECTED)))
         if settings.textfile is not None or settings.socket is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from voicekiln import config, logs
@@ -36,7 +36,7 @@ from voicekiln.supervisor.survey import AtWork, Moment
 from voicekiln.supervisor.sweeping import Sweeper
 from voicekiln.worker.keeper import Keeper
 
-FIXED = ("inbox", "outbox", "state", "worker", "metrics")
+FIXED = ("inbox", "outbox", "state", "worker", "workers", "metrics")
 """Settings that a running daemon cannot change."""
 
 LONGEST_NAP_S = 5.0
@@ -72,10 +72,12 @@ class Service:
         """
         self.common = common
         self.attendants: list[Attendant] = []
+        self.worries: list[Callable[[], str | None]] = []
+        """Each says what else keeps the work from going on, or nothing."""
         common.log = Overheard(common.log, self.attendants)
         self.ownership = ownership
         self.adoption = Adoption(common, ownership)
-        self.intake = Intake(common, workers=len(keepers))
+        self.intake = Intake(common, workers=keepers)
         self.dispatch = Dispatch(common, keepers, machine)
         self.post = Post(common, ownership)
         self.bundles = Bundles(common, ownership)
@@ -230,6 +232,7 @@ class Service:
         stuck = self.common.hands.stuck()
         found = [f"still {stuck}"] if stuck is not None else []
         found += [trouble] if (trouble := self.ownership.trouble()) else []
+        found += [trouble for worry in self.worries if (trouble := worry())]
         return found + [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
 
     def _clear_litter(self) -> None:

@@ -33,6 +33,9 @@ LocalFile = Annotated[Path | None, "local file"]
 Command = Annotated[tuple[str, ...] | None, "command"]
 """The words of a program that is run without a shell; None for none."""
 
+Scheduler = Annotated[str | None, "scheduler"]
+"""`tls://host:port` or `tcp://host:port`; None for none."""
+
 BoardFile = Annotated[Path | None, "board file"]
 """Relative to the outbox, or absolute; None for off."""
 
@@ -107,6 +110,24 @@ class Worker:
     attempts: Attempts = 3
     """How often a file may take the worker down before it is refused."""
     deadlines: Deadlines = field(default_factory=Deadlines)
+
+
+@dataclass(frozen=True, slots=True)
+class Workers:
+    """Where the workers are."""
+
+    engine: Literal["local", "dask"] = "local"
+    """`dask`: on a Dask cluster that runs already."""
+    scheduler: Scheduler = None
+    """Its address."""
+    ca: LocalFile = None
+    cert: LocalFile = None
+    key: LocalFile = None
+    """Of TLS: who signs, and who we are."""
+    plain_tcp: bool = False
+    """The person's word that plain TCP goes through a network where nobody else is."""
+    fallback: Literal["none", "local"] = "none"
+    """Who does the work while the scheduler is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +223,7 @@ class Settings:
     language: Literal["auto", "en", "zh"] = "auto"
     """In which refusals and the status page are written; `auto`: the system's."""
     worker: Worker = field(default_factory=Worker)
+    workers: Workers = field(default_factory=Workers)
     publish: Publish = field(default_factory=Publish)
     status: Status = field(default_factory=Status)
     sweep: Sweep = field(default_factory=Sweep)

@@ -33,6 +33,7 @@ _MODE = re.compile(r"(?:0o?)?([0-7]{3})")
 """Without setgid and its like: systemd's RestrictSUIDSGID forbids the daemon to set them."""
 _WHOLE = re.compile(r"\d{1,9}", re.ASCII)
 _MAX_GID = 2**32 - 2
+_SCHEDULER = re.compile(r"(?:tls|tcp)://(?:[\w.-]+|\[[0-9a-fA-F:.]+\]):\d{1,5}", re.ASCII)
 _FOLDER_NAME = re.compile(r"[^\W_](?:[\w .+-]{0,62}[\w+-])?")
 _SHELL = frozenset({"|", "||", "&", "&&", ";", ">", ">>", "<", "2>", "2>&1", "&>"})
 
@@ -188,6 +189,15 @@ def board_file(text: str) -> Path | None:
     return path
 
 
+def scheduler(text: str) -> str | None:
+    """Return the address of a Dask scheduler, None where none is given."""
+    if text in NOTHING:
+        return None
+    if not _SCHEDULER.fullmatch(text):
+        raise ValueError(f"{_quoted(text)} is no address of a scheduler; write it like tls://gpu1.example:8786")
+    return text
+
+
 def precisions(text: str) -> tuple[Precision, ...]:
     """Return the precisions that a recipe's word asks for."""
     word = one_of(text, (*PRECISIONS, "both"))
@@ -223,6 +233,7 @@ _READERS: dict[Any, Callable[[str], object]] = {
     "local file": local_file,
     "board file": board_file,
     "command": command,
+    "scheduler": scheduler,
     "attempts": lambda text: whole(text, range(1, 101)),
     bool: truth,
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from fake_worker import FakeWorker
 from kiln import Kiln, good, voice_bytes
 from voicekiln.folders.voices import State
 from voicekiln.job import Ending, Lost
@@ -360,3 +361,34 @@ def test_the_status_names_all_that_are_in_work(build: Build) -> None:
     assert (waiting, done, refused) == ("0 waiting", "0 done", "0 refused")
     assert away.startswith("inbox away")
     assert working == ["converting a.pth: load", "converting b.pth: load"]
+
+
+class TestCrew:
+    """Workers that become more and fewer while the daemon runs."""
+
+    def test_a_new_worker_is_given_voices(self, build: Build) -> None:
+        """From the next turn on."""
+        kiln = build(workers=1)
+        drop(kiln, "a.pth", "b.pth")
+        assert len(kiln.asked) == 1
+        kiln.keepers.append(FakeWorker(hold))
+        kiln.run()
+        assert len(kiln.asked) == 2
+
+    def test_a_worker_that_goes_ends_its_voice(self, build: Build) -> None:
+        """It is given no other one, its process is let go, and its place is gone."""
+        kiln = build(workers=2)
+        kiln.answer = hold
+        drop(kiln, "a.pth", "b.pth")
+        gone = kiln.keepers.pop()
+        kiln.run()
+        assert gone.busy
+        assert not gone.stopped
+        gone._answer = good
+        kiln.run()
+        kiln.drop("c.pth")
+        kiln.run()
+        assert len(gone.begun) == 1
+        assert gone.stopped
+        assert len(kiln.service.dispatch.benches) == 1
+        assert [voice.state for voice in kiln.ledger.voices()].count(State.DONE) == 1

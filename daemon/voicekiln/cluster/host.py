@@ -32,7 +32,7 @@ HOLD_S = 5.0
 """So long an empty answer is held back, in case something happens."""
 
 LOOK_S = 1.0
-"""Between two looks whether the daemon is still there."""
+"""Between two looks whether the job is still wanted."""
 
 GPU = "GPU"
 """The resource by whose number a Dask worker says how many jobs it takes at once; without it, its threads say that."""
@@ -49,7 +49,7 @@ def work(ticket: Ticket) -> None:
     host = Host.of(worker)
     with host.run(ticket) as run:
         worker.log_event(ticket.topic, {"key": ticket.key, "run": run.name, "address": worker.contact_address})
-        while not run.over.wait(LOOK_S) and not run.silent:
+        while not run.over.wait(LOOK_S) and not run.silent and _is_wanted(worker, ticket.key):
             pass
 
 
@@ -193,6 +193,15 @@ class Host:
     def _wait_for(place: Place) -> None:
         while place.busy:  # the ladder of `worker.process` bounds it
             threading.Event().wait(0.005)
+
+
+def _is_wanted(worker: DaskWorker, key: str) -> bool:
+    """Say whether the scheduler still waits for a task: it lets go of all that a daemon wanted when that is gone.
+
+    Dask does not interrupt a function that runs; it only notes, in the worker's own state, that nobody wants it.
+    """
+    task = worker.state.tasks.get(key)
+    return task is not None and task.state == "executing"
 
 
 def _ours(folder: Path) -> Path:

@@ -42,6 +42,8 @@ class Bench:
     """All stages that this voice has come to, the last one last; with several files, some of them more than once."""
     since: float = 0.0
     """Wall-clock seconds of the last step."""
+    wanted: bool = True
+    """Whether its keeper shall be given voices; False while it leaves."""
     warm: bool = False
     """Whether its process has done a job: it is up, and has taken about as much memory as it ever will."""
 
@@ -50,13 +52,16 @@ class Dispatch:
     """Gives queued voices to idle workers and takes their endings."""
 
     def __init__(self, common: Common, keepers: Sequence[Keeper], machine: Machine) -> None:
+        """`keepers` may become more and fewer while we work."""
         self._common = common
+        self._keepers = keepers
         self._machine = machine
         self.benches = [Bench(keeper) for keeper in keepers]
         self._greeted: set[str] = set()
 
     def hear(self) -> None:
         """Take what the workers said."""
+        self._muster()
         for bench in self.benches:
             for event in bench.keeper.poll(self._common.now.mono):
                 self._hear(bench, event)
@@ -82,6 +87,18 @@ class Dispatch:
                     bench.voice.id, "the converter was stopped", self._common.now.wall, counts=False
                 )
                 bench.voice = None
+
+    def _muster(self) -> None:
+        """Have a bench for each keeper; that of one who is no longer wanted stays until voice and process are gone."""
+        now, here = self._common.now.mono, {id(keeper): keeper for keeper in self._keepers}
+        for bench in self.benches:
+            wanted, bench.wanted = bench.wanted, id(bench.keeper) in here
+            here.pop(id(bench.keeper), None)
+            if not bench.wanted and bench.voice is None and (wanted or bench.warm):
+                bench.warm = False
+                bench.keeper.stop(now)
+        stay = [b for b in self.benches if b.wanted or b.voice is not None or b.keeper.next_due(now) < float("inf")]
+        self.benches = stay + [Bench(keeper) for keeper in here.values()]
 
     def _hear(self, bench: Bench, event: Event) -> None:
         log, voice = self._common.log, bench.voice
@@ -222,4 +239,4 @@ class Dispatch:
 
 
 def _is_idle(bench: Bench) -> bool:
-    return bench.voice is None and not bench.keeper.busy
+    return bench.wanted and bench.voice is None and not bench.keeper.busy

@@ -15,7 +15,7 @@ import errno
 import secrets
 import shutil
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Sized
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
@@ -89,10 +89,10 @@ class Look:
 class Intake:
     """Scans, lets settle, takes."""
 
-    def __init__(self, common: Common, workers: int) -> None:
-        """`workers` is how many voices can be in work at once."""
+    def __init__(self, common: Common, workers: Sized) -> None:
+        """So many `workers` as there are at a time, so many voices can be in work at once."""
         self._common = common
-        self._spooled = workers + SPARE_SPOOLED
+        self._workers = workers
         self.every_s = common.settings.scan.poll
         """The longest time between two scans; longer where events can be had."""
         self._settler = Settler(common.settings.settle.quiet)
@@ -269,7 +269,8 @@ class Intake:
         ledger, common = self._common.ledger, self._common
         queued = ledger.voices(State.QUEUED)
         next_up = [voice for voice in queued if common.may_try(voice.id)]
-        if len(next_up) >= self._spooled or len(queued) >= self._spooled + PUT_OFF_SPOOLED:
+        spooled = len(self._workers) + SPARE_SPOOLED
+        if len(next_up) >= spooled or len(queued) >= spooled + PUT_OFF_SPOOLED:
             return
         voice = ledger.first(self._is_due, State.SETTLING, State.INCOMPLETE)
         if voice is not None and self._has_room(voice, [*next_up, *ledger.voices(State.CONVERTING)]):
