@@ -13,7 +13,8 @@ from typing import Self
 
 PATIENCE_S = 30.0
 
-ENV = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+PLACES = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}
 """Dask copies a file that it shall load first into a folder of its own, but a module it imports from where it lies."""
 
 
@@ -25,7 +26,7 @@ class Cluster:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.at = at
-        self.scheduler: subprocess.Popen[bytes]
+        self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -34,7 +35,7 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (*self.workers, self.scheduler):
+        for process in (*self.workers, *filter(None, [self.scheduler])):
             process.kill()
             process.wait()
 
@@ -53,8 +54,9 @@ class Cluster:
         return self.workers[-1]
 
     @staticmethod
-    def kill(process: subprocess.Popen[bytes]) -> None:
+    def kill(process: subprocess.Popen[bytes] | None) -> None:
         """End a process as a power cut would."""
+        assert process is not None
         process.send_signal(signal.SIGKILL)
         process.wait()
 

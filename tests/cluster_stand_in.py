@@ -1,5 +1,7 @@
-"""A worker process without torch whose answer to a request is what the request's id begins with; and how a Dask worker
-is brought to start it: by loading this file first (`dask worker --preload`)."""
+"""A worker process without torch that does what a request's id begins with.
+
+A Dask worker that loads this first (`dask worker --preload cluster_stand_in`) starts it in the place of the real one.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ if __name__ != "__main__":
     parent._child_command = lambda *_: [sys.executable, "-P", __file__]
 
 
-def main() -> None:
+def main() -> None:  # noqa: C901 - one for each way to end
     """Answer requests as they come."""
     sys.path.insert(0, str(Path(__file__).parent))
     from endings import converted  # noqa: PLC0415 - the line above finds it

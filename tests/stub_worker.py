@@ -60,7 +60,9 @@ def convert(tmp_path: Path, name: str = "j1", recipe: Recipe | None = None) -> C
     source, staging = tmp_path / "voice.pth", tmp_path / f"staging-{name}"
     source.write_bytes(VOICE)
     staging.mkdir(exist_ok=True)
-    return Convert(Job(name, source, staging, hashlib.sha256(VOICE).hexdigest(), recipe or Recipe("default")), threads=1)
+    return Convert(
+        Job(name, source, staging, hashlib.sha256(VOICE).hexdigest(), recipe or Recipe("default")), threads=1
+    )
 
 
 def stub(tmp_path: Path, body: str) -> list[str]:

@@ -55,7 +55,15 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
     found += [line for line in _absent(settings) if line.partition(":")[0] not in told]
     if not found:
         found += _no_access(settings)
-    return [*found, *_group(settings), *_synced(settings), *_boards(settings), *_metrics(settings), *_command(settings), *_cluster(settings)]
+    return [
+        *found,
+        *_group(settings),
+        *_synced(settings),
+        *_boards(settings),
+        *_metrics(settings),
+        *_command(settings),
+        *_cluster(settings),
+    ]
 
 
 def _nested(settings: Settings) -> Iterator[str]:

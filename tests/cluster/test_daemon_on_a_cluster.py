@@ -39,7 +39,7 @@ def cluster(tmp_path: Path) -> Cluster:
 
 
 def test_all_voices_come_out_whatever_goes(cluster: Cluster, tmp_path: Path) -> None:
-    """Worker, scheduler and daemon are killed in the middle: each voice is published, none is refused or left behind."""
+    """Worker, scheduler and daemon are killed in the middle: each voice is published, none refused or left behind."""
     with cluster:
         at = daemon(tmp_path / "d", cluster)
         drop(at, *range(VOICES))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,17 +14,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 
-from cluster_running import Cluster, until
+from cluster_running import PLACES, Cluster, until
+from keeper_contract import KeeperContract
 from stub_worker import VOICE, convert, ending, has, vanishes
 from stub_worker import until as polled
-from keeper_contract import KeeperContract
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
 from voicekiln.cluster.line import Line
 from voicekiln.job import STAGES, Converted, Lost, staged_files
 from voicekiln.worker.keeper import At, Ended, Event, Keeper, Left, Started
+from voicekiln.worker.wire import Ready
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +93,47 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
 def run(keeper: Keeper, woken: threading.Event, tmp_path: Path, name: str) -> list[Event]:
     keeper.begin(convert(tmp_path, name), time.monotonic())
     return polled(keeper, woken, has(Ended), 20.0)
+
+
+def test_a_process_that_stays_is_announced_once(keeper: DaskKeeper, woken: threading.Event, tmp_path: Path) -> None:
+    """It is the same one, whichever place of the cluster asks it."""
+    assert has(Started)(run(keeper, woken, tmp_path, "good1"))
+    again = run(keeper, woken, tmp_path, "good2")
+    assert not has(Started)(again)
+    assert not has(Ready)(again)
+
+
+ABANDON = """
+import sys, threading, time
+from pathlib import Path
+from stub_worker import convert, has, until
+from test_dask_keeper import called, terms
+from cluster_running import Cluster
+from voicekiln.cluster.keeper import DaskKeeper
+from voicekiln.worker.keeper import At, Started
+
+cluster, woken = Cluster(Path()), threading.Event()
+cluster.address = sys.argv[1]
+keeper = DaskKeeper(called(cluster, woken.set), terms(), woken.set)
+keeper.begin(convert(Path(sys.argv[2]), "hang1"), time.monotonic())
+events = until(keeper, woken, has(At), 20.0)
+print(next(event.pid for event in events if isinstance(event, Started)), flush=True)
+time.sleep(60)
+"""
+
+
+def test_a_run_without_a_daemon_is_given_up(own: Cluster, woken: threading.Event, tmp_path: Path) -> None:
+    """A daemon that was killed leaves no job in a place where the next one could be."""
+    command = [sys.executable, "-c", ABANDON, own.address, str(tmp_path)]
+    places = os.pathsep.join([*PLACES, str(Path(__file__).parent)])
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": places}) as daemon:
+        assert daemon.stdout is not None
+        child = int(daemon.stdout.readline())
+        daemon.kill()
+    assert vanishes(child)
+    line = called(own, woken.set)
+    assert isinstance(ending(run(DaskKeeper(line, terms(), woken.set), woken, tmp_path, "good1")), Converted)
+    line.close()
 
 
 class TestFiles:
@@ -176,9 +221,7 @@ class TestFiles:
 class TestTrouble:
     """Processes that go in the middle of a job."""
 
-    def test_a_job_whose_dask_worker_dies_is_lost(
-        self, own: Cluster, woken: threading.Event, tmp_path: Path
-    ) -> None:
+    def test_a_job_whose_dask_worker_dies_is_lost(self, own: Cluster, woken: threading.Event, tmp_path: Path) -> None:
         """It counts, its caged process dies with it, and the next job goes to another one."""
         line = called(own, woken.set)
         keeper = DaskKeeper(line, terms(), woken.set)
@@ -198,7 +241,7 @@ class TestTrouble:
     def test_a_second_run_of_a_lost_job_gives_its_place_up(
         self, own: Cluster, woken: threading.Event, tmp_path: Path
     ) -> None:
-        """The scheduler sends the job of a dead worker to another one, which nobody wants: attempts are the ledger's."""
+        """The scheduler sends the job of a dead worker to another one, unasked: attempts are the ledger's."""
         line = called(own, woken.set)
         own.start_worker()
         until(lambda: line.places == 2)

@@ -34,7 +34,8 @@ class Crew(Sequence[Keeper]):
         """`local` are this host's workers, none if they shall not help."""
         self._line = line
         self._local = local
-        self._make = lambda: DaskKeeper(line, terms, wake)
+        self._terms = terms
+        self._wake = wake
         self._hired: list[Keeper] = []
         self._away_since: float | None = time.monotonic()
         self.machine: Machine = _Elsewhere(self)
@@ -101,7 +102,7 @@ class Crew(Sequence[Keeper]):
             return self._local if self.helped else ()
         wanted = self._line.places + MARGIN
         while len(self._hired) < wanted:
-            self._hired.append(self._make())
+            self._hired.append(DaskKeeper(self._line, self._terms, self._wake))
         return self._hired[:wanted]
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from distributed import Worker as DaskWorker
 from distributed import get_worker
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 
 from voicekiln.cluster.letters import Terms, Ticket, encode_event
 from voicekiln.cluster.parcels import CHUNK, DamagedError
@@ -57,9 +57,9 @@ Answer = dict[str, Any]
 
 
 def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Answer]]:
-    """Let a method be called from the daemon, with a run's name; what it cannot do it says in words, and not by raising.
+    """Let the daemon call a method, with a run's name; what it cannot do it says in words and not by raising.
 
-    Raised here it would be raised there as well, where it is nobody's fault.
+    Raised here, an error would be raised there as well, where it is nobody's.
     """
 
     @wraps(inner)
@@ -91,7 +91,7 @@ class Host:
     """All that voicekiln has in a Dask worker."""
 
     def __init__(self, worker: DaskWorker) -> None:
-        self._loop = worker.loop.asyncio_loop
+        self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop  # type: ignore[attr-defined]  # tornado's own
         self._folder = Path(worker.local_directory, NAME)
         self._folder.mkdir(mode=0o700)
         self._templates = _ours(Path(worker.local_directory).parent / f"{NAME}-templates")
@@ -116,7 +116,7 @@ class Host:
     def guest(self, run: str) -> Run | None:
         """Return the run of this name; None if it is over."""
         stay = self._runs.get(run)
-        return stay and stay.run
+        return None if stay is None else stay.run
 
     @contextmanager
     def run(self, ticket: Ticket) -> Iterator[Run]:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
-from distributed.protocol import to_serialize
+from distributed.protocol.serialize import to_serialize
 
 from voicekiln.cluster.letters import SOURCE, Terms, decode_event, sources
 from voicekiln.cluster.line import Begun, Line, LostError
@@ -107,7 +107,7 @@ class DaskKeeper:
             events += self.poll(now)
         return events
 
-    def _hear(self, address: str, event: Event, now: float) -> list[Event]:
+    def _hear(self, address: str, event: Event, now: float) -> list[Event]:  # noqa: PLR0911 - one for each event
         """Take what the line's thread tells; the same process is announced at each of its jobs, and told of once."""
         match event:
             case Started(pid) if self._process == (address, pid):
@@ -156,7 +156,7 @@ class DaskKeeper:
             raise LostError("a cluster does conversions and looks, nothing else", counts=False)
         async with self._line.job(request.id, encode(request), self._terms) as where:
             for file, path in sources(request).items():
-                await self._send(where, file, path, request.job.sha256 if _is_known(request, file) else None)
+                await self._send(where, file, path, _known(request, file))
             await self._line.ask(where, "begin")
             ending = await self._listen(where, request)
             if isinstance(ending, Converted) and isinstance(request, Convert):
@@ -203,8 +203,9 @@ class DaskKeeper:
             raise
 
 
-def _is_known(request: Request, file: str) -> bool:
-    return isinstance(request, Convert) and file == SOURCE
+def _known(request: Request, file: str) -> str | None:
+    """Return the hash that the ledger has of a file."""
+    return request.job.sha256 if isinstance(request, Convert) and file == SOURCE else None
 
 
 def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:
@@ -225,7 +226,7 @@ def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:
 
 
 async def _done(function: Callable[..., _T], *values: object) -> _T:
-    """Return what a function returns that touches the disk; even where we are stopped, it is through before we go on."""
+    """Return what a function returns that touches the disk; where we are stopped, it is through before we go on."""
     thread = asyncio.ensure_future(asyncio.to_thread(function, *values))
     try:
         return await asyncio.shield(thread)

@@ -64,13 +64,11 @@ def moved(request: Convert | Inspect, sources: Mapping[str, Path], staging: Path
     """Return the request as it reads on another host, where its files lie elsewhere."""
     if isinstance(request, Inspect):
         return replace(request, source=sources[SOURCE], beside=_beside(request.beside, sources))
-    job = replace(
-        request.job, source=sources[SOURCE], staging=staging, beside=_beside(request.job.beside, sources)
-    )
+    job = replace(request.job, source=sources[SOURCE], staging=staging, beside=_beside(request.job.beside, sources))
     return Convert(job, threads)
 
 
-def encode_event(event: Event) -> bytes:
+def encode_event(event: Event) -> bytes:  # noqa: PLR0911 - one for each event
     """Return the line for an event.
 
     Raises:

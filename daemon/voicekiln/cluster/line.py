@@ -5,8 +5,8 @@ line is then taken up anew, at growing distances, with a new client; the old one
 
 A job is a task that is never tried again by Dask: what an attempt is, the ledger says, and a count in two places would
 be a count in none. `retries` is 0 by default, but a task whose worker died is sent to another one all the same, as
-often as the scheduler's own configuration (`allowed-failures`) says. So a run has a name of its own, and a second run
-of the same job is sent away.
+often as the scheduler's own configuration (`allowed-failures`) says. So a run has a name of its own, a second run of the
+same job is given nothing to do, and goes when the daemon lets go of the task.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0
 """Between two tries to reach the scheduler; each pause is twice as long as the one before."""
 
-CONNECT_S = 10.0
+CONNECT_S = 5.0
+"""What the scheduler is given to answer."""
+
 CALL_S = 30.0
 """A Dask worker that does not answer for so long is lost."""
 
@@ -126,13 +128,13 @@ class Line:
         begun = self._jobs[key] = self._loop.create_future()
         ticket = Ticket(key, self._topic, request, terms)
         task = client.submit(work, ticket, key=key, retries=0, resources=self._resources or None, pure=False)
-        done = self._loop.create_task(_failure(task))
+        done = asyncio.ensure_future(task.exception())
         gone = self._loop.create_task(self._dead.wait())
         where = None
         try:
             await asyncio.wait({begun, done, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not begun.done():
-                raise LostError(self._why_not(done.result() if done.done() else None), counts=False)
+                raise LostError(self._why_not(task), counts=False)
             where = begun.result()
             yield where
         finally:
@@ -165,10 +167,11 @@ class Line:
             raise LostError(plain(f"{where.address}: {trouble}", 300), counts=answer["counts"])
         return answer
 
-    def _why_not(self, error: BaseException | None) -> str:
-        if self._dead.is_set() or isinstance(error, asyncio.CancelledError):
-            return f"the scheduler at {self._scheduler} went away"
-        return plain(f"a Dask worker could not begin with it ({error!r})", 300)
+    def _why_not(self, task: Any) -> str:  # noqa: ANN401 - a Future of Dask, which ships no types
+        """Return why a task is over that has never begun, in words that need no waiting."""
+        if task.status == "error":
+            return plain(f"a Dask worker could not begin with it ({task._state.exception!r})", 300)  # noqa: SLF001 - as said
+        return f"the scheduler at {self._scheduler} gave it up"
 
     async def _send_away(self, where: Begun) -> None:
         """Tell a Dask worker that a run is over; where it cannot be told, it finds out by the silence."""
@@ -239,6 +242,7 @@ class Line:
 
     async def _count(self, client: Client) -> None:
         """Count the places: GPUs where any worker has some, else threads."""
+        assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
         workers = (await client.scheduler.identity(n_workers=-1))["workers"].values()
         gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers)
         self._resources = {GPU: 1} if gpus else {}
@@ -253,19 +257,8 @@ class Line:
         where, begun = Begun(told["run"], told["address"]), self._jobs.get(told["key"])
         if begun is not None and not begun.done():
             begun.set_result(where)
-        else:  # a second run of a job whose first worker died, or one for a daemon that was here before us
-            self._loop.create_task(self._send_away(where))  # noqa: RUF006 - it holds its own reference while it waits
 
     def _is(self, trouble: str | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
             self._wake()
-
-
-async def _failure(task: Any) -> BaseException | None:  # noqa: ANN401 - a Future of Dask, which ships no types
-    """Return why a task of Dask has failed, when it is over."""
-    try:
-        error: BaseException | None = await task.exception()
-    except asyncio.CancelledError as cancelled:
-        return cancelled
-    return error

@@ -104,5 +104,3 @@ class Incoming:
         """Remove it."""
         self._file.close()
         self._path.unlink(missing_ok=True)
-
-

@@ -183,4 +183,3 @@ class Place:
             self._started = event
         if self.run is not None:
             self.run.happened(event)
-

@@ -1,0 +1,70 @@
+"""How many voices a cluster is given at once, and who does them without it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster_running import Cluster, until
+from fake_worker import FakeWorker
+from voicekiln.cluster import crew as crews
+from voicekiln.cluster.crew import MARGIN, Crew
+from voicekiln.cluster.letters import Terms
+from voicekiln.cluster.line import Line
+
+TERMS = Terms("cpu", {}, 1.0, 1)
+
+
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[Cluster]:
+    """Return a cluster that is not started yet."""
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.__exit__()
+
+
+@pytest.fixture
+def line(cluster: Cluster) -> Iterator[Line]:
+    """Return a line to it."""
+    line = Line(cluster.address, None, "test", lambda: None)
+    yield line
+    line.close()
+
+
+def test_there_are_as_many_as_places_and_two_more(cluster: Cluster, line: Line) -> None:
+    """Threads, as long as no worker has a GPU; two alone where nobody is, so that a cluster can grow with its work."""
+    crew = Crew(line, TERMS, lambda: None, [])
+    assert len(crew) == 0
+    cluster.start_scheduler()
+    until(lambda: line.connected)
+    until(lambda: len(crew) == MARGIN)
+    until(lambda: crew.trouble() == "the cluster has no workers")
+    cluster.start_worker("--nthreads", "3")
+    until(lambda: len(crew) == 3 + MARGIN)
+    first = list(crew)
+    cluster.start_worker("--resources", "GPU=2")
+    until(lambda: len(crew) == 2 + MARGIN)
+    assert list(crew) == first[: 2 + MARGIN]
+    assert crew.trouble() is None
+
+
+def test_without_a_scheduler_nobody_is_there(line: Line) -> None:
+    """Voices wait; what keeps them is said."""
+    crew = Crew(line, TERMS, lambda: None, [])
+    until(lambda: "cannot be reached" in str(crew.trouble()))
+    crew.step()
+    assert list(crew) == []
+
+
+def test_this_host_helps_after_a_while(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If it shall; with the cores and the memory that it has."""
+    local = [FakeWorker([])]
+    crew = Crew(line, TERMS, lambda: None, local)
+    assert list(crew) == []
+    assert crew.step() < float("inf")
+    monkeypatch.setattr(crews, "AWAY_S", 0.0)
+    assert list(crew) == local
+    assert crew.machine.free_bytes() < 1e15
+    assert crew.step() == float("inf")
