@@ -284,7 +284,7 @@ def _cluster(settings: Settings) -> Iterator[str]:
                 yield f"workers.{key}: is missing, and tls:// needs it; write the path of a .pem file"
             elif not os.access(file, os.R_OK, effective_ids=True):
                 yield f"workers.{key}: {_shown(file)} cannot be read"
-    elif not (workers.plain_tcp or _LOOPBACK.match(workers.scheduler)):
+    elif not (workers.scheduler == "local" or workers.plain_tcp or _LOOPBACK.match(workers.scheduler)):
         yield (
             "workers.scheduler: through plain tcp:// anybody in the network can run programs as voicekiln; use tls://, "
             "or write plain_tcp: true if nobody else is in that network"

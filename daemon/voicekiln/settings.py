@@ -34,7 +34,7 @@ Command = Annotated[tuple[str, ...] | None, "command"]
 """The words of a program that is run without a shell; None for none."""
 
 Scheduler = Annotated[str | None, "scheduler"]
-"""`tls://host:port` or `tcp://host:port`; None for none."""
+"""`tls://host:port`, `tcp://host:port`, or `local` for one that is started here; None for none."""
 
 BoardFile = Annotated[Path | None, "board file"]
 """Relative to the outbox, or absolute; None for off."""

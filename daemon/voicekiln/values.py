@@ -190,11 +190,13 @@ def board_file(text: str) -> Path | None:
 
 
 def scheduler(text: str) -> str | None:
-    """Return the address of a Dask scheduler, None where none is given."""
+    """Return the address of a Dask scheduler or `local`, None where none is given."""
     if text in NOTHING:
         return None
-    if not _SCHEDULER.fullmatch(text):
-        raise ValueError(f"{_quoted(text)} is no address of a scheduler; write it like tls://gpu1.example:8786")
+    if text != "local" and not _SCHEDULER.fullmatch(text):
+        raise ValueError(
+            f"{_quoted(text)} is no address of a scheduler; write it like tls://gpu1.example:8786, or local"
+        )
     return text
 
 

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 from pathlib import Path
 
 import pytest
 
-from cluster_running import Cluster
+from cluster_running import ENV, Cluster
 from kiln import voice_bytes
 from quick_worker import PRELUDE
 from running import CONFIG, Daemon
+from stub_worker import vanishes
 
 VOICES = 30
 
 
-def daemon(at: Path, cluster: Cluster, more: str = "", prelude: str = "") -> Daemon:
+def daemon(at: Path, scheduler: str, more: str = "", prelude: str = "") -> Daemon:
     at.mkdir(exist_ok=True)
-    workers = f"workers: {{engine: dask, scheduler: '{cluster.address}'{more}}}\n"
-    return Daemon(at, workers + CONFIG, prelude)
+    workers = f"workers: {{engine: dask, scheduler: '{scheduler}'{more}}}\n"
+    return Daemon(at, workers + CONFIG, prelude, ENV | {"DASK_DISTRIBUTED__WORKER__PRELOAD": "cluster_stand_in"})
 
 
 def drop(daemon: Daemon, *numbers: int) -> None:
@@ -41,7 +43,7 @@ def cluster(tmp_path: Path) -> Cluster:
 def test_all_voices_come_out_whatever_goes(cluster: Cluster, tmp_path: Path) -> None:
     """Worker, scheduler and daemon are killed in the middle: each voice is published, none refused or left behind."""
     with cluster:
-        at = daemon(tmp_path / "d", cluster)
+        at = daemon(tmp_path / "d", cluster.address)
         drop(at, *range(VOICES))
         with at:
             until_done(at, 0)
@@ -63,7 +65,7 @@ def test_all_voices_come_out_whatever_goes(cluster: Cluster, tmp_path: Path) -> 
 
 def test_the_status_says_that_the_scheduler_is_away(cluster: Cluster, tmp_path: Path) -> None:
     """Nothing is begun meanwhile, and all is done when it is back."""
-    at = daemon(tmp_path / "d", cluster)
+    at = daemon(tmp_path / "d", cluster.address)
     drop(at, 1)
     with at:
         at.until(lambda: "cannot be reached" in json.dumps(at.status()) if at.state.exists() else False)
@@ -75,7 +77,7 @@ def test_the_status_says_that_the_scheduler_is_away(cluster: Cluster, tmp_path: 
 def test_this_host_does_the_work_if_it_shall(cluster: Cluster, tmp_path: Path) -> None:
     """After a while without a scheduler."""
     soon = f"{PRELUDE}\nfrom voicekiln.cluster import crew\ncrew.AWAY_S = 1.0\n"
-    at = daemon(tmp_path / "d", cluster, ", fallback: local", soon)
+    at = daemon(tmp_path / "d", cluster.address, ", fallback: local", soon)
     drop(at, 1)
     with at:
         until_done(at, 1)
@@ -84,3 +86,25 @@ def test_this_host_does_the_work_if_it_shall(cluster: Cluster, tmp_path: Path) -
             at.until(lambda: at.events("service.ready") != [])
             drop(at, 2)
             until_done(at, 2)
+
+
+def test_a_cluster_of_its_own(tmp_path: Path) -> None:
+    """On this host, started and ended with the daemon."""
+    at = daemon(tmp_path / "d", "local")
+    drop(at, 1, 2, 3)
+    with at:
+        until_done(at, 1, 2, 3)
+        offspring = [
+            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if is_below(at.process.pid, pid)
+        ]
+        assert offspring
+    assert all(vanishes(pid) for pid in offspring)
+
+
+def is_below(ancestor: int, pid: int) -> bool:
+    while pid > 1 and pid != ancestor:
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return pid == ancestor

@@ -363,6 +363,14 @@ def test_the_status_names_all_that_are_in_work(build: Build) -> None:
     assert working == ["converting a.pth: load", "converting b.pth: load"]
 
 
+class Lingerer(FakeWorker):
+    """One whose process takes its time to leave."""
+
+    def stop(self, now: float) -> None:
+        del now
+        self.stopped = True
+
+
 class TestCrew:
     """Workers that become more and fewer while the daemon runs."""
 
@@ -376,19 +384,21 @@ class TestCrew:
         assert len(kiln.asked) == 2
 
     def test_a_worker_that_goes_ends_its_voice(self, build: Build) -> None:
-        """It is given no other one, its process is let go, and its place is gone."""
-        kiln = build(workers=2)
-        kiln.answer = hold
+        """It is given no other one, its process is let go, and its place is gone with that."""
+        kiln = build(workers=1)
+        gone = Lingerer(hold, idle_s=1000.0)
+        kiln.keepers.append(gone)
         drop(kiln, "a.pth", "b.pth")
-        gone = kiln.keepers.pop()
+        kiln.keepers.pop()
         kiln.run()
         assert gone.busy
         assert not gone.stopped
         gone._answer = good
-        kiln.run()
-        kiln.drop("c.pth")
-        kiln.run()
+        drop(kiln, "c.pth")
         assert len(gone.begun) == 1
         assert gone.stopped
+        assert len(kiln.service.dispatch.benches) == 2
+        FakeWorker.stop(gone, kiln.mono)
+        kiln.run()
         assert len(kiln.service.dispatch.benches) == 1
         assert [voice.state for voice in kiln.ledger.voices()].count(State.DONE) == 1

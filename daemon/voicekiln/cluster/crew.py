@@ -16,9 +16,9 @@ from distributed import Security
 
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
-from voicekiln.cluster.line import Line
+from voicekiln.cluster.line import Here, Line
 from voicekiln.settings import Settings
-from voicekiln.supervisor.hiring import Machine
+from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.worker.keeper import Keeper
 
 MARGIN = 2
@@ -54,7 +54,8 @@ class Crew(Sequence[Keeper]):
                 require_encryption=True,
             )
         terms = Terms(worker.device, asdict(worker.deadlines), worker.idle, worker.memory)
-        line = Line(workers.scheduler, security, ledger, wake)
+        scheduler = _here(worker.device, local) if workers.scheduler == "local" else workers.scheduler
+        line = Line(scheduler, security, ledger, wake)
         return cls(line, terms, wake, local if workers.fallback == "local" else ())
 
     @property
@@ -104,6 +105,11 @@ class Crew(Sequence[Keeper]):
         while len(self._hired) < wanted:
             self._hired.append(DaskKeeper(self._line, self._terms, self._wake))
         return self._hired[:wanted]
+
+
+def _here(device: str, local: Sequence[Keeper]) -> Here:
+    """Return a cluster of as many places as this host would have workers."""
+    return Here(len(local), HERE.gpus() if device != "cpu" else 0)
 
 
 class _Elsewhere(Machine):

@@ -20,7 +20,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, Security
+from distributed import Client, LocalCluster, Security
 
 from voicekiln.cluster.host import GPU, NAME, work
 from voicekiln.cluster.letters import Terms, Ticket
@@ -61,14 +61,44 @@ class Begun:
     address: str
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """In place of an address: a cluster of our own on this host, one Dask worker with a place for each device."""
+
+    places: int
+    gpus: int
+
+    def __str__(self) -> str:
+        return "this host"
+
+
+def _local_cluster(here: Here, security: Security) -> LocalCluster:
+    """Return a cluster that is not started yet.
+
+    It is encrypted, with certificates that exist in memory alone: a port on loopback is open to every user of the host.
+    """
+    return LocalCluster(
+        n_workers=1,
+        threads_per_worker=here.places,
+        processes=True,
+        resources={GPU: here.gpus} if here.gpus else None,
+        host="127.0.0.1",
+        protocol="tls://",
+        security=security,
+        dashboard_address=None,
+        memory_limit=0,  # the caged processes have limits of their own, and nothing is kept in the Dask worker
+        asynchronous=True,
+    )
+
+
 class Line:
     """See the module. Its thread runs what `carry` is given; everything else may be asked from any thread."""
 
-    def __init__(self, scheduler: str, security: Security | None, ledger: str, wake: Callable[[], None]) -> None:
+    def __init__(self, scheduler: str | Here, security: Security | None, ledger: str, wake: Callable[[], None]) -> None:
         """Begin to connect.
 
         Args:
-            scheduler: its address, `tls://host:8786`.
+            scheduler: its address, `tls://host:8786`; or what to start here.
             security: the certificates; None for plain TCP.
             ledger: which marks this daemon's jobs among others'.
             wake: called from the line's thread when `places` or `trouble` have changed.
@@ -199,7 +229,7 @@ class Line:
                 async with self._connection() as client:
                     pause_s = FIRST_PAUSE_S
                     await self._mind(client)
-            except OSError as error:
+            except Exception as error:  # noqa: BLE001 - Dask raises what it likes, and a line that died would tell nobody
                 self._is(plain(f"the scheduler at {self._scheduler} cannot be reached: {error}", 300))
             else:
                 self._is(f"the scheduler at {self._scheduler} went away")
@@ -208,9 +238,22 @@ class Line:
 
     @asynccontextmanager
     async def _connection(self) -> AsyncIterator[Client]:
-        client = await Client(
-            self._scheduler,
-            security=self._security,
+        if isinstance(self._scheduler, str):
+            async with self._call(self._scheduler, self._security) as client:
+                yield client
+            return
+        security = await asyncio.to_thread(Security.temporary)
+        async with (
+            _local_cluster(self._scheduler, security) as cluster,
+            self._call(cluster.scheduler_address, security) as client,
+        ):
+            yield client
+
+    @asynccontextmanager
+    async def _call(self, address: str, security: Security | None) -> AsyncIterator[Client]:
+        client = Client(
+            address,
+            security=security,
             asynchronous=True,
             direct_to_workers=True,
             set_as_default=False,
@@ -218,6 +261,7 @@ class Line:
             name=NAME,
         )
         try:
+            await client
             client.subscribe_topic(self._topic, self._began)
             self._dead.clear()
             self._client = client
