@@ -321,7 +321,7 @@ def test_a_scheduler_on_this_machine_may_be_plain(tmp_path: Path, scheduler: str
     assert fences.problems(settings_in(tmp_path, workers=Workers("dask", scheduler))) == []
 
 
-@pytest.mark.parametrize("host", ["gpu1", "10.0.0.8", "127.0.0.1.example", "localhost.example", "[fe80::1]", "0.0.0.0"])
+@pytest.mark.parametrize("host", ["gpu1", "10.0.0.8", "127.0.0.1.example", "localhost.example", "[fe80::1]", "0x7f.1"])
 def test_a_scheduler_elsewhere_has_to_be_encrypted(tmp_path: Path, host: str) -> None:
     """Who reaches it runs programs here; unless the person says that nobody does."""
     plain = Workers("dask", f"tcp://{host}:8786")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 from pathlib import Path
 
@@ -88,17 +87,22 @@ def test_this_host_does_the_work_if_it_shall(cluster: Cluster, tmp_path: Path) -
             until_done(at, 2)
 
 
-def test_a_cluster_of_its_own(tmp_path: Path) -> None:
-    """On this host, started and ended with the daemon."""
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_cluster_of_its_own(tmp_path: Path, number: signal.Signals) -> None:
+    """On this host, started and ended with the daemon, however that ends."""
     at = daemon(tmp_path / "d", "local")
     drop(at, 1, 2, 3)
     with at:
         until_done(at, 1, 2, 3)
-        offspring = [
-            pid for pid in map(int, filter(str.isdecimal, os.listdir("/proc"))) if is_below(at.process.pid, pid)
-        ]
-        assert offspring
+        offspring = [pid for pid in running() if is_below(at.process.pid, pid)]
+        assert len(offspring) > 1
+        at.process.send_signal(number)
+        at.process.wait()
     assert all(vanishes(pid) for pid in offspring)
+
+
+def running() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
 
 
 def is_below(ancestor: int, pid: int) -> bool:

@@ -4,9 +4,9 @@ When the scheduler goes, all jobs that it had are lost without counting as attem
 line is then taken up anew, at growing distances, with a new client; the old one's keys go with it.
 
 A job is a task that is never tried again by Dask: what an attempt is, the ledger says, and a count in two places would
-be a count in none. `retries` is 0 by default, but a task whose worker died is sent to another one all the same, as
-often as the scheduler's own configuration (`allowed-failures`) says. So a run has a name of its own, a second run of the
-same job is given nothing to do, and goes when the daemon lets go of the task.
+be a count in none. `retries` is 0, but a task whose worker died is sent to another one all the same, as often as the
+scheduler's own configuration (`allowed-failures`) says. So a run has a name of its own, a second run of the same job
+is given nothing to do, and goes when the daemon lets go of the task.
 """
 
 from __future__ import annotations
