@@ -169,13 +169,18 @@ class DaskKeeper:
         outgoing, offset, last = await _done(Outgoing, path), 0, False
         try:
             while not last:
-                chunk = await _done(outgoing.read)
-                last = len(chunk) < CHUNK
-                if last and sha256 not in {None, outgoing.sha256}:
-                    raise LostError("the copy of the voice on this host's disk is damaged", counts=True)
-                whole = outgoing.sha256 if last else None
-                await self._line.ask(where, "put", file=file, offset=offset, chunk=to_serialize(chunk), sha256=whole)
-                offset += len(chunk)
+                async with self._line.room:
+                    chunk = await _done(outgoing.read)
+                    last = len(chunk) < CHUNK
+                    if last and sha256 not in {None, outgoing.sha256}:
+                        raise LostError("the copy of the voice on this host's disk is damaged", counts=True)
+                    values = {
+                        "offset": offset,
+                        "chunk": to_serialize(chunk),
+                        "sha256": outgoing.sha256 if last else None,
+                    }
+                    await self._line.ask(where, "put", file=file, **values)
+                    offset += len(chunk)
         finally:
             outgoing.close()
 
@@ -194,9 +199,10 @@ class DaskKeeper:
         incoming, more = await _done(Incoming, path), True
         try:
             while more:
-                got = await self._line.ask(where, "get", file=path.name)
-                more = got["more"]
-                await _done(incoming.write, got["offset"], got["chunk"])
+                async with self._line.room:
+                    got = await self._line.ask(where, "get", file=path.name)
+                    more = got["more"]
+                    await _done(incoming.write, got["offset"], got["chunk"])
             await _done(incoming.finish, sha256)
         except BaseException:
             incoming.drop()

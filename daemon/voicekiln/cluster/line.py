@@ -37,6 +37,9 @@ CONNECT_S = 5.0
 CALL_S = 30.0
 """A Dask worker that does not answer for so long is lost."""
 
+CHUNKS = 16
+"""So many chunks at most are in memory here, whatever number of places there is; the network card takes no more."""
+
 LOOK_S = 0.2
 COUNT_EVERY_S = 3.0
 """Between two looks at the line, and between two counts of the cluster's places."""
@@ -115,6 +118,8 @@ class Line:
         self._resources: dict[str, float] = {}
         self._jobs: dict[str, asyncio.Future[Begun]] = {}
         self._dead = asyncio.Event()
+        self.room = asyncio.Semaphore(CHUNKS)
+        """To be held while a chunk is in memory."""
         self._loop = asyncio.new_event_loop()
         self._life: asyncio.Task[None] | None = None
         self._thread = threading.Thread(target=self._run, name="cluster-line", daemon=True)
