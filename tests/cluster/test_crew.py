@@ -52,10 +52,10 @@ def test_there_are_as_many_as_places_and_two_more(cluster: Cluster, line: Line) 
 
 
 def test_without_a_scheduler_nobody_is_there(line: Line) -> None:
-    """Voices wait; what keeps them is said."""
+    """Voices wait; what keeps them is said; and the daemon sleeps."""
     crew = Crew(line, TERMS, lambda: None, [])
     until(lambda: "cannot be reached" in str(crew.trouble()))
-    crew.step()
+    assert crew.step() == float("inf")
     assert list(crew) == []
 
 

@@ -79,7 +79,9 @@ class Crew(Sequence[Keeper]):
             self._away_since = None
         elif self._away_since is None:
             self._away_since = time.monotonic()
-        return float("inf") if self._away_since is None or self.helped else self._away_since + AWAY_S
+        if self._away_since is None or self.helped or not self._local:
+            return float("inf")
+        return self._away_since + AWAY_S
 
     def close(self) -> None:
         """Hang up."""
