@@ -244,6 +244,17 @@ def test_a_small_voice_passes_a_large_one_that_came_shortly_before(
     assert list(threads(kiln))[1:] == begun
 
 
+def test_a_job_carries_its_turn(build: Build) -> None:
+    """Where it waits once more, beyond the dispatch, the order is the ledger's."""
+    kiln = build(workers=2)
+    drop_one(kiln, "large.pth", LARGE, 30)
+    drop_one(kiln, "small.pth", SMALL, 30)
+    turns = {voice.job: voice.turn[0] for voice in kiln.ledger.voices()}
+    assert {request.id: request.turn for request in kiln.asked if isinstance(request, Convert)} == turns
+    assert len(turns) == 2
+    assert min(turns.values()) > 0
+
+
 @pytest.mark.parametrize(("later", "copied"), [(3.0, ["small.pth", "large.pth"]), (5.0, ["large.pth", "small.pth"])])
 def test_a_small_voice_is_copied_before_a_large_one(build: Build, later: float, copied: list[str]) -> None:
     """The same holds from the inbox to the spool, where a huge copy could hold up everybody."""

@@ -55,7 +55,7 @@ def finished() -> bytes:
 def test_requests_come_out_as_they_went_in(tmp_path: Path) -> None:
     """Also paths that are no UTF-8."""
     requests: list[Request] = [
-        Convert(job(tmp_path), threads=3),
+        Convert(job(tmp_path), threads=3, turn=1.5),
         Inspect("i", tmp_path / "v\udcff.pth"),
         Inspect("i", tmp_path / "v.pth", {"\udcff.yaml": tmp_path / "\udcff", "config.json": None}),
         Sample("s", tmp_path / "x"),

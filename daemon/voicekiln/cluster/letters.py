@@ -65,7 +65,7 @@ def moved(request: Convert | Inspect, sources: Mapping[str, Path], staging: Path
     if isinstance(request, Inspect):
         return replace(request, source=sources[SOURCE], beside=_beside(request.beside, sources))
     job = replace(request.job, source=sources[SOURCE], staging=staging, beside=_beside(request.job.beside, sources))
-    return Convert(job, threads)
+    return replace(request, job=job, threads=threads)
 
 
 def encode_event(event: Event) -> bytes:  # noqa: PLR0911 - one for each event

@@ -210,7 +210,7 @@ class Dispatch:
         common.log.info("job.started", file=shown(voice.relpath), **facts)
         bench.voice, bench.entered, bench.since = started, [], common.now.wall
         job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe, common.beside(voice))
-        bench.keeper.begin(Convert(job, threads), self._common.now.mono)
+        bench.keeper.begin(Convert(job, threads, voice.turn[0]), self._common.now.mono)
         passed(Step.SENT)
         return True
 

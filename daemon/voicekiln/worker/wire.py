@@ -42,6 +42,8 @@ class Convert:
     job: Job
     threads: int
     """How many cores the worker shall use; its share of them, as many as nobody else needs when it begins."""
+    turn: float = 0.0
+    """The less, the sooner it comes where it has to wait for a worker; see `Voice.turn`."""
 
     @property
     def id(self) -> str:
@@ -191,7 +193,7 @@ def decode_request(line: bytes) -> Request:
                 recipe = Recipe.from_dict(raw["recipe"])
                 paths = {key: Path(raw[key]) for key in ("source", "staging")}
                 facts = raw | paths | {"recipe": recipe, "beside": _beside(raw)}
-                return Convert(Job(**facts), _threads(body["threads"]))
+                return Convert(Job(**facts), _threads(body["threads"]), float(body["turn"]))
             case "inspect":
                 return Inspect(body["id"], Path(body["source"]), _beside(body))
             case "sample":
