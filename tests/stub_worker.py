@@ -56,13 +56,10 @@ def hang():
 
 
 def convert(tmp_path: Path, name: str = "j1", recipe: Recipe | None = None) -> Convert:
-    """Return a request to convert, with its source and its staging folder made."""
-    source, staging = tmp_path / "voice.pth", tmp_path / f"staging-{name}"
-    source.write_bytes(VOICE)
+    """Return a request to convert, with its staging folder made; whoever opens the source puts `VOICE` there."""
+    source, staging, sha256 = tmp_path / "voice.pth", tmp_path / f"staging-{name}", hashlib.sha256(VOICE).hexdigest()
     staging.mkdir(exist_ok=True)
-    return Convert(
-        Job(name, source, staging, hashlib.sha256(VOICE).hexdigest(), recipe or Recipe("default")), threads=1
-    )
+    return Convert(Job(name, source, staging, sha256, recipe or Recipe("default")), threads=1)
 
 
 def stub(tmp_path: Path, body: str) -> list[str]:
