@@ -21,11 +21,13 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}
 class Cluster:
     """Use it as a context, which ends all of it."""
 
-    def __init__(self, at: Path) -> None:
+    def __init__(self, at: Path, *, nanny: bool = False) -> None:
+        """With a `nanny`, as by default with Dask, each worker is the child of a process that starts it again."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.at = at
+        self._nanny = "--nanny" if nanny else "--no-nanny"
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -48,7 +50,7 @@ class Cluster:
         """Start one more, with one thread."""
         folder = self.at / f"worker-{len(self.workers)}"
         folder.mkdir()
-        own = ["--nthreads", "1", "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
+        own = ["--nthreads", "1", self._nanny, "--no-dashboard", "--host", "127.0.0.1"]
         own += ["--local-directory", str(folder), "--preload", "cluster_stand_in"]
         self.workers.append(self._start("worker", self.address, *own, *options))
         return self.workers[-1]

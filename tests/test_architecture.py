@@ -54,6 +54,7 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.worker.child": (*WORKER, "voicekiln.worker.cage", *WORKS, "torch"),
     "voicekiln.cluster": (*CLUSTER, "voicekiln.folders.files", "voicekiln.worker.parent"),
     "voicekiln.cluster.host": (*CLUSTER, "distributed"),
+    "voicekiln.cluster.connection": (*CLUSTER, "distributed"),
     "voicekiln.cluster.line": (*CLUSTER, "distributed"),
     "voicekiln.cluster.keeper": (*CLUSTER, "distributed"),
     "voicekiln.cluster.crew": (*CLUSTER, "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),
@@ -79,7 +80,18 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
 The longest name that fits a module holds for it. A name allows all below it, `voicekiln` only itself.
 """
 
-BEHIND_DOORS = ("yaml", "structlog", "watchdog", "sqlite3", "prometheus_client", "jinja2", "rich", "shtab", "distributed", *HEAVY)
+BEHIND_DOORS = (
+    "yaml",
+    "structlog",
+    "watchdog",
+    "sqlite3",
+    "prometheus_client",
+    "jinja2",
+    "rich",
+    "shtab",
+    "distributed",
+    *HEAVY,
+)
 
 
 def imports_of(source: str) -> Iterator[str]:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+from distributed import Client
 from distributed.protocol.serialize import to_serialize
 
+import stub_worker
 from cluster_running import PLACES, Cluster, until
 from keeper_contract import KeeperContract
-from stub_worker import VOICE, convert, ending, has, vanishes
+from stub_worker import VOICE, ending, has, vanishes
 from stub_worker import until as polled
+from voicekiln.cluster.host import LEAVING
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
 from voicekiln.cluster.line import Line
 from voicekiln.job import STAGES, Converted, Lost, staged_files
 from voicekiln.worker.keeper import At, Ended, Event, Keeper, Left, Started
-from voicekiln.worker.wire import Ready
+from voicekiln.worker.wire import Convert, Ready
 
 
 @pytest.fixture(scope="module")
@@ -33,6 +38,11 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """Return a cluster of one worker."""
     with Cluster(tmp_path_factory.mktemp("cluster")) as cluster:
         yield cluster
+
+
+def convert(tmp_path: Path, name: str) -> Convert:
+    (tmp_path / "voice.pth").write_bytes(VOICE)
+    return stub_worker.convert(tmp_path, name)
 
 
 def terms(idle_s: float = 30.0) -> Terms:
@@ -106,8 +116,8 @@ def test_a_process_that_stays_is_announced_once(keeper: DaskKeeper, woken: threa
 ABANDON = """
 import sys, threading, time
 from pathlib import Path
-from stub_worker import convert, has, until
-from test_dask_keeper import called, terms
+from stub_worker import has, until
+from test_dask_keeper import called, convert, terms
 from cluster_running import Cluster
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.worker.keeper import At, Started
@@ -218,6 +228,23 @@ class TestFiles:
         until(lambda: not [p for p in cluster.at.glob("worker-*/**/voicekiln/**/*") if p.is_file()])
 
 
+def test_of_those_that_wait_the_least_turn_comes_first(
+    line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
+) -> None:
+    """Whatever the order in which they were sent; the ledger's turns favour the small and the old."""
+    told: list[str] = []
+    keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+    polled(keeper, woken, has(At), 20.0)
+    turns = {"good0": 3.5e9, "good1": 1.5e9, "good2": 2.5e9, "good3": 0.5e9}
+    for name, turn in turns.items():
+        place = DaskKeeper(line, terms(), partial(told.append, name))
+        place.begin(replace(convert(tmp_path, name), turn=turn), time.monotonic())
+    time.sleep(0.5)
+    keeper.stop(time.monotonic())
+    until(lambda: len(set(told)) == len(turns))
+    assert [*dict.fromkeys(told)] == sorted(turns, key=turns.__getitem__)
+
+
 class TestTrouble:
     """Processes that go in the middle of a job."""
 
@@ -256,6 +283,33 @@ class TestTrouble:
         assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
         assert time.monotonic() - started < 15.0
         line.close()
+
+    @pytest.mark.parametrize("nanny", [False, True])
+    @pytest.mark.parametrize("how", ["signal", "retire"])
+    def test_a_job_whose_dask_worker_is_told_to_leave_does_not_count(
+        self, tmp_path: Path, woken: threading.Event, how: str, *, nanny: bool
+    ) -> None:
+        """Updates of its host and a cluster that becomes smaller are no fault of the voice's; the next one has it."""
+        with Cluster(tmp_path, nanny=nanny) as own:
+            line = called(own, woken.set)
+            keeper = DaskKeeper(line, terms(), woken.set)
+            keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+            events = polled(keeper, woken, has(At), 20.0)
+            if how == "signal":
+                own.workers[0].send_signal(signal.SIGTERM)
+            else:
+                with Client(own.address, set_as_default=False) as client:
+                    client.retire_workers(list(client.scheduler_info()["workers"]))
+            events += polled(keeper, woken, has(Left), 20.0)
+            lost = ending(events)
+            assert isinstance(lost, Lost)
+            assert LEAVING in lost.reason
+            assert not lost.counts
+            assert own.workers[0].wait(20.0) == 0
+            assert vanishes(next(event.pid for event in events if isinstance(event, Started)))
+            own.start_worker()
+            assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
+            line.close()
 
     def test_a_job_whose_scheduler_goes_does_not_count(
         self, own: Cluster, woken: threading.Event, tmp_path: Path

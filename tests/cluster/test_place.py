@@ -11,7 +11,7 @@ import pytest
 from endings import converted
 from stub_worker import VOICE, convert
 from voicekiln.cluster.letters import SOURCE, decode_event, encode_event
-from voicekiln.cluster.parcels import DamagedError
+from voicekiln.cluster.parcels import ParcelError
 from voicekiln.cluster.place import SILENCE_S, Run
 from voicekiln.errors import Empty
 from voicekiln.job import Converted, Lost, Refused
@@ -41,14 +41,14 @@ def test_a_run_without_a_word_is_silent(run: Run, monkeypatch: pytest.MonkeyPatc
 def test_only_what_was_named_is_given(run: Run) -> None:
     """Nothing before the end, then the files of the conversion, whatever else lies there."""
     (run.staging / "rvc.fp32.onnx").write_bytes(b"not finished")
-    with pytest.raises(DamagedError):
+    with pytest.raises(ParcelError):
         run.give("rvc.fp32.onnx")
     (run.staging / "rvc.fp32.onnx").unlink()
     ending = converted(run.request(1).job)  # type: ignore[union-attr]  # a conversion
     run.happened(Ended("good1", ending))
     (run.staging / "other").write_bytes(b"x")
     for name in ("other", "../../sources/r1/0", "/etc/passwd", ""):
-        with pytest.raises(DamagedError):
+        with pytest.raises(ParcelError):
             run.give(name)
     assert run.give("rvc.fp32.onnx")[0] == 0
 

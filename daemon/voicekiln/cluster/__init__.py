@@ -1,7 +1,8 @@
 """The same conversions on a Dask cluster that the user runs.
 
-`line` holds the connection to the scheduler, `keeper` plays the worker's part for the supervisor, `host` and `place`
-run in the Dask workers, `letters` and `parcels` are what goes to and fro. Only `line`, `keeper` and `host` know Dask.
+`line` minds the `connection` to the scheduler, `keeper` plays the worker's part for the supervisor, `host` and `place`
+run in the Dask workers, which `farewell` lets leave in an orderly way, `letters` and `parcels` are what goes to and
+fro, and `crew` is all of it to the dispatch. Dask is known to `line`, `connection`, `keeper`, `host` and `crew` alone.
 
 Accepted: who may speak to the scheduler or a Dask worker may run any code there, and so in this daemon, because Dask
 pickles. TLS with certificates on both sides is what keeps strangers out. Strangers' files are another matter: on every

@@ -14,9 +14,10 @@ from typing import Any, overload
 
 from distributed import Security
 
+from voicekiln.cluster.connection import Here
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
-from voicekiln.cluster.line import Here, Line
+from voicekiln.cluster.line import Line
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.worker.keeper import Keeper

@@ -21,10 +21,12 @@ from typing import Any
 
 from distributed import Worker as DaskWorker
 from distributed import get_worker
+from distributed.core import Status
 from distributed.protocol.serialize import to_serialize
 
+from voicekiln.cluster.farewell import close_before_signals
 from voicekiln.cluster.letters import Terms, Ticket, encode_event
-from voicekiln.cluster.parcels import CHUNK, DamagedError
+from voicekiln.cluster.parcels import CHUNK, ParcelError
 from voicekiln.cluster.place import Place, Run
 from voicekiln.worker.wire import Convert, Inspect, WireError, decode_request
 
@@ -34,11 +36,21 @@ HOLD_S = 5.0
 LOOK_S = 1.0
 """Between two looks whether the job is still wanted."""
 
+CLOSE_LOOK_S = 0.05
+"""Between two looks whether all have heard that the Dask worker leaves."""
+
 GPU = "GPU"
 """The resource by whose number a Dask worker says how many jobs it takes at once; without it, its threads say that."""
 
 NAME = "voicekiln"
 """Of the host among the extensions of a Dask worker, and in front of the names of its doors."""
+
+TOLD_S = 5.0
+"""So long a Dask worker that leaves waits for the daemons to hear of it; `dask worker` itself is given 10 s."""
+
+LEAVING = "the Dask worker was told to leave"
+LEAVES = {"trouble": LEAVING, "counts": False}
+"""What a daemon hears then. It is nobody's fault, so it is no attempt."""
 
 _FIRST = threading.Lock()
 
@@ -66,14 +78,18 @@ def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Ans
     async def outer(self: Host, run: str, **values: Any) -> Answer:  # noqa: ANN401 - as many as there are doors
         guest = self.guest(run)
         if guest is None:
-            return {"trouble": "the Dask worker has given the job up", "counts": True}
+            return LEAVES if self.leaves else {"trouble": "the Dask worker has given the job up", "counts": True}
         guest.heard()
         try:
-            return await inner(self, guest, **values)
+            answer = await inner(self, guest, **values)
         except OSError as error:
             return {"trouble": f"its disk fails ({error.strerror or error})", "counts": False}
-        except (DamagedError, KeyError, WireError) as error:
+        except (ParcelError, KeyError, WireError) as error:
             return {"trouble": str(error), "counts": True}
+        if self._closing:
+            guest.over.set()
+            return LEAVES
+        return answer
 
     return outer
 
@@ -91,6 +107,8 @@ class Host:
     """All that voicekiln has in a Dask worker."""
 
     def __init__(self, worker: DaskWorker) -> None:
+        self._worker = worker
+        self._closing = False
         self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop  # type: ignore[attr-defined]  # tornado's own
         self._folder = Path(worker.local_directory, NAME)
         self._folder.mkdir(mode=0o700)
@@ -103,6 +121,7 @@ class Host:
         self._runs: dict[str, _Stay] = {}
         for each in (self.put, self.begin, self.hear, self.get, self.leave):
             worker.handlers[f"{NAME}_{each.__name__}"] = each
+        self._loop.call_soon_threadsafe(close_before_signals, self.close, self._loop)
 
     @classmethod
     def of(cls, worker: DaskWorker) -> Host:
@@ -112,6 +131,23 @@ class Host:
                 worker.extensions[NAME] = cls(worker)
             host: Host = worker.extensions[NAME]
             return host
+
+    @property
+    def leaves(self) -> bool:
+        """Whether the Dask worker was told to leave: by a signal, by whoever makes the cluster smaller."""
+        return self._closing or self._worker.status not in {Status.running, Status.paused}
+
+    async def close(self) -> None:
+        """Let all runs end and the daemons hear why; Dask calls this when its worker leaves in an orderly way."""
+        self._closing = True
+        for stay in [*self._runs.values()]:
+            stay.place.stop()
+            stay.happened.set()
+        by = self._loop.time() + TOLD_S
+        while self._runs and self._loop.time() < by:  # noqa: ASYNC110 - they end in threads, which know no Event
+            await asyncio.sleep(CLOSE_LOOK_S)
+        for stay in [*self._runs.values()]:
+            stay.run.over.set()
 
     def guest(self, run: str) -> Run | None:
         """Return the run of this name; None if it is over."""

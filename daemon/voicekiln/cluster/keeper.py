@@ -20,7 +20,7 @@ from distributed.protocol.serialize import to_serialize
 
 from voicekiln.cluster.letters import SOURCE, Terms, decode_event, sources
 from voicekiln.cluster.line import Begun, Line, LostError
-from voicekiln.cluster.parcels import CHUNK, DamagedError, Incoming, Outgoing
+from voicekiln.cluster.parcels import CHUNK, Incoming, Outgoing, ParcelError
 from voicekiln.errors import plain
 from voicekiln.job import Converted, Ending, Lost, staged_files
 from voicekiln.worker.keeper import Abandoned, Ended, Event, Left, Started
@@ -154,7 +154,7 @@ class DaskKeeper:
     async def _ending(self, request: Request) -> Ending | Looked:
         if not isinstance(request, Convert | Inspect):
             raise LostError("a cluster does conversions and looks, nothing else", counts=False)
-        async with self._line.job(request.id, encode(request), self._terms) as where:
+        async with self._line.job(request.id, encode(request), self._terms, _priority(request)) as where:
             for file, path in sources(request).items():
                 await self._send(where, file, path, _known(request, file))
             await self._line.ask(where, "begin")
@@ -209,6 +209,14 @@ class DaskKeeper:
             raise
 
 
+def _priority(request: Convert | Inspect) -> float:
+    """Return Dask's priority: voices in the ledger's order, so small ones go first and none waits for ever.
+
+    A person waits for a look, so it goes before all voices, whose turns are times.
+    """
+    return -request.turn if isinstance(request, Convert) else 0.0
+
+
 def _known(request: Request, file: str) -> str | None:
     """Return the hash that the ledger has of a file."""
     return request.job.sha256 if isinstance(request, Convert) and file == SOURCE else None
@@ -223,7 +231,7 @@ def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:
             return work.result()
         case LostError(lost=lost):
             return lost
-        case DamagedError() | WireError() as error:
+        case ParcelError() | WireError() as error:
             return Lost(f"the Dask worker and this daemon do not understand each other: {plain(str(error), 200)}")
         case OSError() as error:
             return Lost(f"a file of the job fails on this host ({error.strerror or error})", counts=False)

@@ -12,7 +12,6 @@ is given nothing to do, and goes when the daemon lets go of the task.
 from __future__ import annotations
 
 import asyncio
-import math
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -20,9 +19,10 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from distributed import Client, LocalCluster, Security
+from distributed import Client, Security
 
-from voicekiln.cluster.host import GPU, NAME, work
+from voicekiln.cluster.connection import CONNECT_S, Here, Places, connection, places
+from voicekiln.cluster.host import NAME, work
 from voicekiln.cluster.letters import Terms, Ticket
 from voicekiln.errors import plain
 from voicekiln.job import Lost
@@ -30,9 +30,6 @@ from voicekiln.job import Lost
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0
 """Between two tries to reach the scheduler; each pause is twice as long as the one before."""
-
-CONNECT_S = 5.0
-"""What the scheduler is given to answer."""
 
 CALL_S = 30.0
 """A Dask worker that does not answer for so long is lost."""
@@ -43,6 +40,8 @@ CHUNKS = 16
 LOOK_S = 0.2
 COUNT_EVERY_S = 3.0
 """Between two looks at the line, and between two counts of the cluster's places."""
+
+UNANSWERED = "the scheduler has not answered yet"
 
 GRACE_S = 2.0
 """When a worker is gone, the scheduler may be, too; so long it is given to show it."""
@@ -64,36 +63,6 @@ class Begun:
     address: str
 
 
-@dataclass(frozen=True, slots=True)
-class Here:
-    """In place of an address: a cluster of our own on this host, one Dask worker with a place for each device."""
-
-    places: int
-    gpus: int
-
-    def __str__(self) -> str:
-        return "this host"
-
-
-def _local_cluster(here: Here, security: Security) -> LocalCluster:
-    """Return a cluster that is not started yet.
-
-    It is encrypted, with certificates that exist in memory alone: a port on loopback is open to every user of the host.
-    """
-    return LocalCluster(
-        n_workers=1,
-        threads_per_worker=here.places,
-        processes=True,
-        resources={GPU: here.gpus} if here.gpus else None,
-        host="127.0.0.1",
-        protocol="tls://",
-        security=security,
-        dashboard_address=None,
-        memory_limit=0,  # the caged processes have limits of their own, and nothing is kept in the Dask worker
-        asynchronous=True,
-    )
-
-
 class Line:
     """See the module. Its thread runs what `carry` is given; everything else may be asked from any thread."""
 
@@ -108,7 +77,7 @@ class Line:
         """
         self.places = 0
         """How many jobs the cluster runs side by side; 0 while there is no connection."""
-        self.trouble: str | None = "the scheduler has not answered yet"
+        self.trouble: str | None = UNANSWERED
         """Why there is no connection, for people."""
         self._scheduler = scheduler
         self._security = security
@@ -150,8 +119,10 @@ class Line:
             self._thread.join(patience_s)
 
     @asynccontextmanager
-    async def job(self, name: str, request: bytes, terms: Terms) -> AsyncIterator[Begun]:
+    async def job(self, name: str, request: bytes, terms: Terms, priority: float) -> AsyncIterator[Begun]:
         """Send a job to the cluster and yield where it has begun; with the end of the context it is over there.
+
+        Of the jobs that wait for a place, the one of the highest `priority` is begun first.
 
         Raises:
             LostError: if the scheduler is away or goes, before it begins or while it runs.
@@ -162,7 +133,8 @@ class Line:
         key = f"{self._topic}-{name}-{secrets.token_hex(4)}"
         begun = self._jobs[key] = self._loop.create_future()
         ticket = Ticket(key, self._topic, request, terms)
-        task = client.submit(work, ticket, key=key, retries=0, resources=self._resources or None, pure=False)
+        resources = self._resources or None
+        task = client.submit(work, ticket, key=key, retries=0, resources=resources, priority=priority, pure=False)
         done = asyncio.ensure_future(task.exception())
         gone = self._loop.create_task(self._dead.wait())
         where = None
@@ -199,7 +171,7 @@ class Line:
                 raise LostError(f"the scheduler at {self._scheduler} went away", counts=False) from error
             raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
         if trouble := answer.get("trouble"):
-            raise LostError(plain(f"{where.address}: {trouble}", 300), counts=answer["counts"])
+            raise LostError(plain(f"on the Dask worker at {where.address}: {trouble}", 300), counts=answer["counts"])
         return answer
 
     def _why_not(self, task: Any) -> str:  # noqa: ANN401 - a Future of Dask, which ships no types
@@ -231,74 +203,42 @@ class Line:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with self._connection() as client:
+                async with connection(self._scheduler, self._security) as client:
                     pause_s = FIRST_PAUSE_S
                     await self._mind(client)
+            except TimeoutError:
+                self._is(f"the scheduler at {self._scheduler} does not answer")
             except Exception as error:  # noqa: BLE001 - Dask raises what it likes, and a line that died would tell nobody
-                self._is(plain(f"the scheduler at {self._scheduler} cannot be reached: {error}", 300))
+                self._is(plain(f"the scheduler at {self._scheduler} cannot be reached ({error})", 300))
             else:
                 self._is(f"the scheduler at {self._scheduler} went away")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
-    @asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Client]:
-        if isinstance(self._scheduler, str):
-            async with self._call(self._scheduler, self._security) as client:
-                yield client
-            return
-        security = await asyncio.to_thread(Security.temporary)
-        async with (
-            _local_cluster(self._scheduler, security) as cluster,
-            self._call(cluster.scheduler_address, security) as client,
-        ):
-            yield client
-
-    @asynccontextmanager
-    async def _call(self, address: str, security: Security | None) -> AsyncIterator[Client]:
-        client = Client(
-            address,
-            security=security,
-            asynchronous=True,
-            direct_to_workers=True,
-            set_as_default=False,
-            timeout=CONNECT_S,
-            name=NAME,
-        )
+    async def _mind(self, client: Client) -> None:
+        """Return when the scheduler is gone; Dask's own way to reconnect would take up keys that nobody wants."""
+        client.subscribe_topic(self._topic, self._began)
+        self._dead.clear()
         try:
-            await client
-            client.subscribe_topic(self._topic, self._began)
-            self._dead.clear()
-            self._client = client
-            await self._count(client)
-            self._is(None)
-            yield client
+            count_by = self._loop.time()
+            while client.status == "running":
+                if self._loop.time() >= count_by:
+                    self._count(client, await asyncio.wait_for(places(client), CONNECT_S))
+                    count_by = self._loop.time() + COUNT_EVERY_S
+                await asyncio.sleep(LOOK_S)
         finally:
             self._client = None
             self.places = 0
             self._dead.set()
-            with suppress(Exception):
-                await asyncio.wait_for(client._close(fast=True), CONNECT_S)  # noqa: SLF001 - `close` waits for the lost
 
-    async def _mind(self, client: Client) -> None:
-        """Return when the scheduler is gone; Dask's own way to reconnect would take up keys that nobody wants."""
-        count_by = self._loop.time() + COUNT_EVERY_S
-        while client.status == "running":
-            await asyncio.sleep(LOOK_S)
-            if self._loop.time() >= count_by and client.status == "running":
-                await asyncio.wait_for(self._count(client), CONNECT_S)
-                count_by = self._loop.time() + COUNT_EVERY_S
-
-    async def _count(self, client: Client) -> None:
-        """Count the places: GPUs where any worker has some, else threads."""
-        assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
-        workers = (await client.scheduler.identity(n_workers=-1))["workers"].values()
-        gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers)
-        self._resources = {GPU: 1} if gpus else {}
-        places = gpus or math.floor(sum(worker["nthreads"] for worker in workers))
-        if places != self.places:
-            self.places = places
+    def _count(self, client: Client, found: Places) -> None:
+        """Take a count of the places; from the first one on, jobs may come, since it says what each of them takes."""
+        self._resources = found.resources
+        self._client = client
+        if found.number != self.places:
+            self.places = found.number
             self._wake()
+        self._is(None)
 
     def _began(self, event: tuple[float, Any]) -> None:
         """Hear from a Dask worker that it has begun with a job."""

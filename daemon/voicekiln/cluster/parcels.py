@@ -17,7 +17,7 @@ CHUNK = 8 * 1024 * 1024
 """Bytes. Large enough that the way there and back costs little, small enough that a hundred of them fit in memory."""
 
 
-class DamagedError(Exception):
+class ParcelError(Exception):
     """What arrived is not what left; the text says how."""
 
 
@@ -75,11 +75,11 @@ class Incoming:
         """Take a chunk.
 
         Raises:
-            DamagedError: if it is not the next one.
+            ParcelError: if it is not the next one.
             OSError: if the disk fails.
         """
         if offset != self._bytes:
-            raise DamagedError(f"a chunk is missing: byte {self._bytes} was due and {offset} came")
+            raise ParcelError(f"a chunk is missing: byte {self._bytes} was due and {offset} came")
         self._file.write(chunk)
         self._hash.update(chunk)
         self._bytes += len(chunk)
@@ -88,12 +88,12 @@ class Incoming:
         """Have it on disk under its name, as a worker on this host leaves its files.
 
         Raises:
-            DamagedError: if it is not what left; then it is gone.
+            ParcelError: if it is not what left; then it is gone.
             OSError: if the disk fails.
         """
         if self._hash.hexdigest() != sha256:
             self.drop()
-            raise DamagedError("the content arrived with another hash than it left with")
+            raise ParcelError("the content arrived with another hash than it left with")
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from voicekiln.cluster.letters import Terms, moved, sources
-from voicekiln.cluster.parcels import DamagedError, Incoming, Outgoing
+from voicekiln.cluster.parcels import Incoming, Outgoing, ParcelError
 from voicekiln.folders.files import NOT_A_FILE, remove_tree
 from voicekiln.job import Converted, staged_files
 from voicekiln.worker.keeper import Ended, Event, Keeper, Started
@@ -61,7 +61,7 @@ class Run:
         """Write a chunk of a source; the last one comes with the hash of the whole.
 
         Raises:
-            DamagedError: if it is not what left.
+            ParcelError: if it is not what left.
             KeyError: if the request has no such file.
             OSError: if the disk fails.
         """
@@ -92,18 +92,18 @@ class Run:
         """Return the next chunk of a result, a short one at its end, and where in the file it begins.
 
         Raises:
-            DamagedError: if the ending names no such file, or there is none, or only a link.
+            ParcelError: if the ending names no such file, or there is none, or only a link.
             OSError: if the disk fails.
         """
         if file not in self._results:
-            raise DamagedError(f"{file} was not made")
+            raise ParcelError(f"{file} was not made")
         if file not in self._going:
             try:
                 self._going[file] = Outgoing(self.staging / file)
             except OSError as error:
                 if error.errno not in {errno.ENOENT, *NOT_A_FILE}:
                     raise
-                raise DamagedError(f"{file} is no plain file") from error
+                raise ParcelError(f"{file} is no plain file") from error
         return self._going[file].offset, self._going[file].read()
 
     def clear(self) -> None:

@@ -1,0 +1,91 @@
+"""How a scheduler is reached: through Dask's client, and first of all started where the configuration says `local`."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+
+from distributed import Client, LocalCluster, Security
+
+from voicekiln.cluster.host import GPU, NAME
+
+CONNECT_S = 5.0
+"""What the scheduler is given to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Here:
+    """In place of an address: a cluster of our own on this host, one Dask worker with a place for each device."""
+
+    places: int
+    gpus: int
+
+    def __str__(self) -> str:
+        return "this host"
+
+
+def _local_cluster(here: Here, security: Security) -> LocalCluster:
+    """Return a cluster that is not started yet.
+
+    It is encrypted, with certificates that exist in memory alone: a port on loopback is open to every user of the host.
+    """
+    return LocalCluster(
+        n_workers=1,
+        threads_per_worker=here.places,
+        processes=True,
+        resources={GPU: here.gpus} if here.gpus else None,
+        host="127.0.0.1",
+        protocol="tls://",
+        security=security,
+        dashboard_address=None,
+        memory_limit=0,  # the caged processes have limits of their own, and nothing is kept in the Dask worker
+        asynchronous=True,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """How many jobs a cluster runs side by side."""
+
+    number: int
+    resources: dict[str, float]
+    """What each of them takes of a Dask worker beside a thread."""
+
+
+async def places(client: Client) -> Places:
+    """Count the places: GPUs where any worker has some, else threads."""
+    assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
+    workers = (await client.scheduler.identity(n_workers=-1))["workers"].values()
+    gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers)
+    return Places(gpus or math.floor(sum(worker["nthreads"] for worker in workers)), {GPU: 1} if gpus else {})
+
+
+@asynccontextmanager
+async def connection(scheduler: str | Here, security: Security | None) -> AsyncIterator[Client]:
+    """Yield a client of the scheduler, which may go at any time.
+
+    Raises:
+        Exception: whatever Dask raises, if there is no such scheduler.
+    """
+    async with AsyncExitStack() as stack:
+        if isinstance(scheduler, Here):
+            security = own = await asyncio.to_thread(Security.temporary)
+            cluster = await stack.enter_async_context(_local_cluster(scheduler, own))
+            scheduler = cluster.scheduler_address
+        client = Client(
+            scheduler,
+            security=security,
+            asynchronous=True,
+            direct_to_workers=True,
+            set_as_default=False,
+            timeout=CONNECT_S,
+            name=NAME,
+        )
+        try:
+            yield await client
+        finally:
+            with suppress(Exception):
+                await asyncio.wait_for(client._close(fast=True), CONNECT_S)  # noqa: SLF001 - `close` waits for the lost
