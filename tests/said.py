@@ -23,6 +23,7 @@ GAP = "7"
 PLACES: dict[str, tuple[int, str]] = {
     **dict.fromkeys(("Incomplete", "StillEmpty", "contradiction", "_Kind"), (0, "what")),
     **dict.fromkeys(("Changed", "Unproven", "NotOwnerError", "ShareAwayError", "Lost", "condemn"), (0, "reason")),
+    **dict.fromkeys(("LostError", "ParcelError", "_is"), (0, "reason")),
     **dict.fromkeys(("AwayError", "lost"), (1, "reason")),
     "BlockingIOError": (0, "reason"),
     "wait": (2, "reason"),
@@ -52,6 +53,8 @@ CONSTANTS: dict[str | tuple[str, str], str] = {
     "NO_SYMBOLS": "reason",
     "MARKED": "reason",
     "STAYS": "reason",
+    "LEAVING": "reason",
+    "UNANSWERED": "reason",
     "UNEQUAL": "reason",
 }
 """Names that hold what is told; with their module where two have one name."""
@@ -65,6 +68,9 @@ TELLERS = {
     ("worker/shift.py", "_too_much"): "reason",
     ("worker/shift.py", "_too_long"): "reason",
     ("worker/child.py", "_reason"): "reason",
+    ("cluster/crew.py", "trouble"): "reason",
+    ("cluster/host.py", "door"): "reason",
+    ("cluster/line.py", "_why_not"): "reason",
     ("folders/inbox.py", "kind_of"): "what",
     ("convert/glance.py", "_archive"): "what",
     ("families/tensors.py", "compare"): "what",
@@ -99,6 +105,11 @@ TELLERS = {
 """Functions and tables, by module: every text of several words in them is told."""
 
 PASSED_ON = {
+    "cluster/keeper.py: plain(repr(error), 300)",
+    "cluster/letters.py: body['reason']",
+    "cluster/line.py: None",
+    "cluster/line.py: reason",
+    "cluster/line.py: self._why_not(task)",
     "convert/arrays.py: ', '.join((plain(table, 40) for table in [*tables][:6])) or 'nothing at all'",
     "convert/checkpoint.py: ', '.join((plain(key, 40) for key in list(entries)[:6])) or 'nothing at all'",
     "convert/glance.py: _archive(names)",

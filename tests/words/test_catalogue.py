@@ -59,6 +59,7 @@ GLOSSARY = {
     "converter": "转换程序|转换服务|管理员",
     "verified": "校验",
     "memory": "内存",
+    "scheduler": "调度器",
 }
 """How terms are translated, for whoever writes the next sentence: wherever the one stands, the other has to."""
 
@@ -66,7 +67,7 @@ LATIN = set(
     re.findall(
         r"\w+",
         """
-        voicekiln PyTorch ONNX RVC VoRAS SVC Vietnamese so vits svc Coqui VITS YourTTS GPT SoVITS DDSP RMVPE HuBERT
+        voicekiln Dask PyTorch ONNX RVC VoRAS SVC Vietnamese so vits svc Coqui VITS YourTTS GPT SoVITS DDSP RMVPE HuBERT
         ContentVec HiFi GAN BigVGAN MRF RefineGAN MoeVoiceStudio Models okada rvc v1 v2 f0 D_ G_ pth pt pkl index json
         homes
         NaN fp32 fp16 float32 GB MB dB Hz Git LFS lfs git pull safetensors chmod max_bytes weights weight norm weight_g
