@@ -75,7 +75,7 @@ def _open(browser: Browser, path: Path) -> tuple[float, float, float]:
 def _board() -> Board:
     voices = tuple(_voice(number) for number in range(VOICES))
     totals = Totals(0, 0, VOICES, 0, 55_000_000 * VOICES, 55_000_000 * VOICES, 4.5, 10**12)
-    return Board(WALL, WALL + 300, False, "0", "CPU", WALL, (), totals, (), (), (), voices, 0)  # noqa: FBT003 - a row
+    return Board(WALL, WALL + 300, False, "0", "CPU", None, WALL, (), totals, (), (), (), voices, 0)  # noqa: FBT003 - a row
 
 
 def _voice(number: int) -> DoneVoice:

@@ -159,6 +159,7 @@ def board(
         stopped=False,
         version="0.1.0",
         device="NVIDIA GeForce RTX 3060",
+        cluster=None,
         last_scan=NOW - 2,
         troubles=troubles,
         totals=totals,

@@ -21,13 +21,16 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}
 class Cluster:
     """Use it as a context, which ends all of it."""
 
-    def __init__(self, at: Path, *, nanny: bool = False) -> None:
-        """With a `nanny`, as by default with Dask, each worker is the child of a process that starts it again."""
+    def __init__(self, at: Path, *, nanny: bool = False, stand_in: bool = True) -> None:
+        """With a `nanny`, as by default with Dask, each worker is the child of a process that starts it again.
+
+        Without the `stand_in` the caged process is the real one.
+        """
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.at = at
-        self._nanny = "--nanny" if nanny else "--no-nanny"
+        self._own = ["--nanny" if nanny else "--no-nanny", *(["--preload", "cluster_stand_in"] if stand_in else [])]
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -41,18 +44,17 @@ class Cluster:
             process.kill()
             process.wait()
 
-    def start_scheduler(self) -> None:
+    def start_scheduler(self, *options: str) -> None:
         """Start it on the address that it had before, if it had one."""
         host = self.address.removeprefix("tcp://")
-        self.scheduler = self._start("scheduler", "--host", f"tcp://{host}", "--no-dashboard", "--no-show")
+        self.scheduler = self._start("scheduler", "--host", f"tcp://{host}", "--no-dashboard", "--no-show", *options)
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one more, with one thread."""
         folder = self.at / f"worker-{len(self.workers)}"
         folder.mkdir()
-        own = ["--nthreads", "1", self._nanny, "--no-dashboard", "--host", "127.0.0.1"]
-        own += ["--local-directory", str(folder), "--preload", "cluster_stand_in"]
-        self.workers.append(self._start("worker", self.address, *own, *options))
+        own = ["--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)]
+        self.workers.append(self._start("worker", self.address, *own, *self._own, *options))
         return self.workers[-1]
 
     @staticmethod

@@ -57,7 +57,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.cluster.connection": (*CLUSTER, "distributed"),
     "voicekiln.cluster.line": (*CLUSTER, "distributed"),
     "voicekiln.cluster.keeper": (*CLUSTER, "distributed"),
-    "voicekiln.cluster.crew": (*CLUSTER, "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),
+    "voicekiln.cluster.crew": (
+        *CLUSTER,
+        *("voicekiln.page.board", "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),
+    ),
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,
     "voicekiln.oneoff": LOOP,

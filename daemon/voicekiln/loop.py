@@ -234,7 +234,7 @@ class _Loop:
         """Each with a thread of its own, so that it can hang without holding up anybody else."""
         if self._crew is not None:
             self._service.attendants.append(self._crew)
-            self._service.worries.append(self._crew.trouble)
+            self._service.cluster = self._crew
         service, settings = self._service, self._service.common.settings.metrics
         service.attendants.append(Notices(service.common, ThreadHands(self._bell.ring, EXPECTED)))
         if settings.textfile is not None or settings.socket is not None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from voicekiln import config, logs
@@ -20,7 +20,7 @@ from voicekiln.folders.voices import State
 from voicekiln.notify import Notifier
 from voicekiln.settings import Settings
 from voicekiln.supervisor.adoption import Adoption
-from voicekiln.supervisor.attendants import Attendant, Overheard
+from voicekiln.supervisor.attendants import Attendant, ClusterAttendant, Overheard
 from voicekiln.supervisor.bundles import Bundles
 from voicekiln.supervisor.common import TROUBLE, Common, Now
 from voicekiln.supervisor.delivery import Post
@@ -72,8 +72,8 @@ class Service:
         """
         self.common = common
         self.attendants: list[Attendant] = []
-        self.worries: list[Callable[[], str | None]] = []
-        """Each says what else keeps the work from going on, or nothing."""
+        self.cluster: ClusterAttendant | None = None
+        """Where the workers are, if not on this machine; one of the attendants."""
         common.log = Overheard(common.log, self.attendants)
         self.ownership = ownership
         self.adoption = Adoption(common, ownership)
@@ -195,6 +195,7 @@ class Service:
             at_work={b.voice.id: AtWork(tuple(b.entered), b.since) for b in benches if b.voice is not None},
             ended=dict(common.ended),
             troubles=tuple(self.troubles()),
+            cluster=None if self.cluster is None else self.cluster.facts(),
             last_scan=self.intake.last_scan,
             clock=common.ledger.clock,
             wall=common.now.wall,
@@ -206,6 +207,7 @@ class Service:
         waiting = sum(counts.get(s, 0) for s in WAITING)
         parts = [standing] if (standing := self.ownership.told()) else []
         parts += [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
+        parts += [] if self.cluster is None else [f"{self.cluster.facts().places} places in the cluster"]
         parts += self.troubles()
         parts += [f"looking without events: {self.watchless}"] if self.watchless else []
         parts += [  # last, because it is many with many workers, and systemd shows so much of a line and no more
@@ -232,7 +234,7 @@ class Service:
         stuck = self.common.hands.stuck()
         found = [f"still {stuck}"] if stuck is not None else []
         found += [trouble] if (trouble := self.ownership.trouble()) else []
-        found += [trouble for worry in self.worries if (trouble := worry())]
+        found += [trouble] if self.cluster is not None and (trouble := self.cluster.trouble()) else []
         return found + [f"{which} away: {reason}" for which, reason in sorted(self.common.away.items())]
 
     def _clear_litter(self) -> None:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from resource import RLIM_INFINITY
 
+import dask
 import pytest
 from distributed import Security
 
 from cluster_running import Cluster, until
 from fake_worker import FakeWorker
 from voicekiln.cluster import crew as crews
+from voicekiln.cluster.connection import _dashboard, _room_for_connections
 from voicekiln.cluster.crew import Crew
 from voicekiln.cluster.letters import Terms
 from voicekiln.cluster.line import Line
+from voicekiln.page.board import Cluster as Facts
 
 TERMS = Terms("cpu", {}, 1.0, 1)
 
@@ -76,3 +80,54 @@ def test_this_host_helps_after_a_while(line: Line, monkeypatch: pytest.MonkeyPat
     assert list(crew) == local
     assert crew.machine.free_bytes() < 1e15
     assert crew.step() == float("inf")
+
+
+def test_people_see_where_the_places_are(cluster: Cluster, line: Line) -> None:
+    """And how many there are; none while the scheduler is away."""
+    crew = Crew(line, TERMS, lambda: None, [])
+    assert crew.facts() == Facts(cluster.address, 0, None)
+    cluster.start_scheduler("--dashboard-address", "127.0.0.1:0", "--dashboard")
+    cluster.start_worker()
+    until(lambda: crew.facts().places == 1)
+    assert str(crew.facts().dashboard).startswith("http://127.0.0.1:")
+    cluster.kill(cluster.scheduler)
+    until(lambda: crew.facts() == Facts(cluster.address, 0, None))
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "port", "link"),
+    [
+        ("tls://gpu1.example:8786", 8787, "http://gpu1.example:8787/status"),
+        ("tcp://[::1]:8786", 8787, "http://[::1]:8787/status"),
+        ("tls://gpu1.example:8786", None, None),
+    ],
+)
+def test_the_dashboard_is_where_the_scheduler_is(scheduler: str, port: int | None, link: str | None) -> None:
+    """If it has one."""
+    assert _dashboard(scheduler, port) == link
+
+
+def test_only_what_a_browser_may_open_is_a_dashboard() -> None:
+    """Dask's own configuration may give it any form."""
+    with dask.config.set({"distributed.dashboard.link": "javascript:{port}"}):
+        assert _dashboard("tls://gpu1.example:8786", 8787) is None
+
+
+@pytest.mark.parametrize(
+    ("limits", "places", "raised"),
+    [
+        ((1024, 1024), 512, None),
+        ((1024, 4096), 4096 - 512, (4096, 4096)),
+        ((1024, RLIM_INFINITY), 65_536 - 512, (65_536, RLIM_INFINITY)),
+        ((RLIM_INFINITY, RLIM_INFINITY), 65_536 - 512, None),
+    ],
+)
+def test_places_are_no_more_than_connections(
+    monkeypatch: pytest.MonkeyPatch, limits: tuple[int, int], places: int, raised: tuple[int, int] | None
+) -> None:
+    """A job beyond that would wait for one, and be taken for lost."""
+    asked: list[tuple[int, int]] = []
+    monkeypatch.setattr("resource.getrlimit", lambda _: limits)
+    monkeypatch.setattr("resource.setrlimit", lambda _, wanted: asked.append(wanted))
+    assert _room_for_connections() == places
+    assert asked == ([] if raised is None else [raised])

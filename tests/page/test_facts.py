@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 import boards
 from voicekiln import words
 from voicekiln.page import facts
-from voicekiln.page.board import JSON_BEGINNING, Board
+from voicekiln.page.board import JSON_BEGINNING, Board, Cluster
 
 SCHEMA: dict[str, Any] = json.loads(Path(facts.__file__).with_name("status.schema.json").read_text())
 
@@ -28,8 +28,15 @@ def read(board: Board, language: words.Language = "en") -> dict[str, Any]:
 @pytest.mark.parametrize("language", ["en", "zh"])
 @pytest.mark.parametrize(
     "board",
-    [boards.full(), boards.board([]), boards.long(3), replace(boards.full(), stopped=True, device="", last_scan=None)],
-    ids=["full", "empty", "done", "stopped"],
+    [
+        boards.full(),
+        boards.board([]),
+        boards.long(3),
+        replace(boards.full(), stopped=True, device="", last_scan=None),
+        replace(boards.full(), cluster=Cluster("tls://gpu1.example:8786", 12, "http://gpu1.example:8787/status")),
+        replace(boards.full(), cluster=Cluster("tls://gpu1.example:8786", 0, None)),
+    ],
+    ids=["full", "empty", "done", "stopped", "cluster", "cluster away"],
 )
 def test_it_keeps_to_its_schema(board: Board, language: words.Language) -> None:
     """In both languages, and with nothing to tell."""

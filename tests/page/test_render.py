@@ -18,7 +18,7 @@ import boards
 from boards import NOW
 from voicekiln import words
 from voicekiln.families import FAMILIES
-from voicekiln.page.board import PAGE_BEGINNING, Board, Made
+from voicekiln.page.board import PAGE_BEGINNING, Board, Cluster, Made
 from voicekiln.page.facts import link
 from voicekiln.page.render import _sentence, _size, render
 
@@ -54,6 +54,7 @@ def everywhere(board: Board, text: str) -> Board:
         board,
         version=text,
         device=text,
+        cluster=Cluster(text, 3, text),
         troubles=(text,),
         in_work=tuple(replace(voice, file=text, recipe=text) for voice in board.in_work),
         waiting=tuple(replace(voice, file=text, reason=text) for voice in board.waiting),
@@ -240,6 +241,18 @@ def test_troubles_and_what_is_left_out_are_said() -> None:
     html = page(replace(boards.board([boards.done(1)], troubles=("the inbox is away",)), left_out=12345))
     assert "The inbox is away." in html[: html.index("<main>")]
     assert "12,345 older ones" in html
+
+
+def test_a_cluster_is_told_of_with_its_dashboard() -> None:
+    """Where there is one; and nothing where the workers are on this machine."""
+    link = "http://gpu1.example:8787/status"
+    html = page(replace(boards.full(), cluster=Cluster("tls://gpu1.example:8786", 12, link)))
+    assert "places in the cluster" in html
+    assert link in Parsed(html).links()
+    html = page(replace(boards.full(), cluster=Cluster("tls://gpu1.example:8786", 0, None)))
+    assert "places in the cluster" in html
+    assert "dashboard" not in html
+    assert "places in the cluster" not in page(boards.full())
 
 
 def test_nothing_known_is_nothing_said() -> None:

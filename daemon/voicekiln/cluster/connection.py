@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import math
+import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from distributed import Client, LocalCluster, Security
+from distributed.utils import format_dashboard_link
 
 from voicekiln.cluster.host import GPU, NAME
 
 CONNECT_S = 5.0
 """What the scheduler is given to answer."""
+
+MAX_FILES, OTHER_FILES = 65_536, 512
+"""So many files this process may have open in any case, and so many of those are no connections of jobs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,14 +59,44 @@ class Places:
     number: int
     resources: dict[str, float]
     """What each of them takes of a Dask worker beside a thread."""
+    dashboard: str | None
+    """The address of the scheduler's own page; None if it has none."""
 
 
 async def places(client: Client) -> Places:
-    """Count the places: GPUs where any worker has some, else threads."""
+    """Count the places, GPUs where any worker has some, else threads; no more than this process may have connections.
+
+    Raises:
+        OSError: if the scheduler is gone.
+    """
     assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
-    workers = (await client.scheduler.identity(n_workers=-1))["workers"].values()
+    identity = await client.scheduler.identity(n_workers=-1)
+    workers = identity["workers"].values()
     gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers)
-    return Places(gpus or math.floor(sum(worker["nthreads"] for worker in workers)), {GPU: 1} if gpus else {})
+    number = gpus or math.floor(sum(worker["nthreads"] for worker in workers))
+    dashboard = _dashboard(str(client.scheduler.address), identity["services"].get("dashboard"))
+    return Places(min(number, _room_for_connections()), {GPU: 1} if gpus else {}, dashboard)
+
+
+def _dashboard(scheduler: str, port: int | None) -> str | None:
+    """Return the address of the scheduler's own page, in the form that Dask's configuration gives it."""
+    if port is None:
+        return None
+    host = urlsplit(scheduler).hostname or ""
+    link = str(format_dashboard_link(f"[{host}]" if ":" in host else host, port))
+    return link if link.startswith(("http://", "https://")) else None  # the form may be anything
+
+
+def _room_for_connections() -> int:
+    """Let this process have as many files open as it may; return how many of them may be jobs' connections.
+
+    While a job runs, one is held open to its Dask worker.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = min(hard, MAX_FILES) if hard != resource.RLIM_INFINITY else MAX_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(1, wanted - OTHER_FILES)
 
 
 @asynccontextmanager
@@ -82,6 +118,7 @@ async def connection(scheduler: str | Here, security: Security | None) -> AsyncI
             direct_to_workers=True,
             set_as_default=False,
             timeout=CONNECT_S,
+            connection_limit=MAX_FILES,  # a job that waits for one would be taken for lost
             name=NAME,
         )
         try:

@@ -18,6 +18,7 @@ from voicekiln.cluster.connection import Here
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
 from voicekiln.cluster.line import Line
+from voicekiln.page.board import Cluster
 from voicekiln.settings import Settings
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.worker.keeper import Keeper
@@ -29,7 +30,7 @@ AWAY_S = 30.0
 
 
 class Crew(Sequence[Keeper]):
-    """See the module. Its length changes; who is beyond it has at most a voice to end. It is an `Attendant`, too."""
+    """See the module. Its length changes; who is beyond it has at most a voice to end. A `ClusterAttendant`, too."""
 
     def __init__(self, line: Line, terms: Terms, wake: Callable[[], None], local: Sequence[Keeper]) -> None:
         """`local` are this host's workers, none if they shall not help."""
@@ -70,6 +71,10 @@ class Crew(Sequence[Keeper]):
         if trouble is None and not self._line.places:
             return "the cluster has no workers"
         return f"{trouble}; this host's own workers do the work" if trouble and self.helped else trouble
+
+    def facts(self) -> Cluster:
+        """Return what people shall see of it."""
+        return Cluster(str(self._line.scheduler), self._line.places, self._line.dashboard)
 
     def hear(self, event: str, facts: Mapping[str, Any]) -> None:
         """See `Attendant`; nothing of it matters here."""

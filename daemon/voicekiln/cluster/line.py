@@ -41,6 +41,9 @@ LOOK_S = 0.2
 COUNT_EVERY_S = 3.0
 """Between two looks at the line, and between two counts of the cluster's places."""
 
+COUNTING = 0.05
+"""The part of its time that counting may take: the scheduler names all its workers, and thousands take a while."""
+
 UNANSWERED = "the scheduler has not answered yet"
 
 GRACE_S = 2.0
@@ -79,7 +82,9 @@ class Line:
         """How many jobs the cluster runs side by side; 0 while there is no connection."""
         self.trouble: str | None = UNANSWERED
         """Why there is no connection, for people."""
-        self._scheduler = scheduler
+        self.scheduler = scheduler
+        self.dashboard: str | None = None
+        """The address of the scheduler's own page, while there is one."""
         self._security = security
         self._topic = f"{NAME}-{ledger}"
         self._wake = wake
@@ -129,7 +134,7 @@ class Line:
         """
         client = self._client
         if client is None:
-            raise LostError(f"the scheduler at {self._scheduler} is away", counts=False)
+            raise LostError(f"the scheduler at {self.scheduler} is away", counts=False)
         key = f"{self._topic}-{name}-{secrets.token_hex(4)}"
         begun = self._jobs[key] = self._loop.create_future()
         ticket = Ticket(key, self._topic, request, terms)
@@ -160,7 +165,7 @@ class Line:
         """
         client = self._client
         if client is None:
-            raise LostError(f"the scheduler at {self._scheduler} is away", counts=False)
+            raise LostError(f"the scheduler at {self.scheduler} is away", counts=False)
         try:
             door_of = getattr(client.rpc(where.address), f"{NAME}_{door}")
             answer: dict[str, Any] = await asyncio.wait_for(door_of(run=where.run, **values), CALL_S)
@@ -168,7 +173,7 @@ class Line:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._dead.wait(), GRACE_S)
             if self._dead.is_set():
-                raise LostError(f"the scheduler at {self._scheduler} went away", counts=False) from error
+                raise LostError(f"the scheduler at {self.scheduler} went away", counts=False) from error
             raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
         if trouble := answer.get("trouble"):
             raise LostError(plain(f"on the Dask worker at {where.address}: {trouble}", 300), counts=answer["counts"])
@@ -178,7 +183,7 @@ class Line:
         """Return why a task is over that has never begun, in words that need no waiting."""
         if task.status == "error":
             return plain(f"a Dask worker could not begin with it ({task._state.exception!r})", 300)  # noqa: SLF001 - as said
-        return f"the scheduler at {self._scheduler} gave it up"
+        return f"the scheduler at {self.scheduler} gave it up"
 
     async def _send_away(self, where: Begun) -> None:
         """Tell a Dask worker that a run is over; where it cannot be told, it finds out by the silence."""
@@ -203,15 +208,15 @@ class Line:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                async with connection(self._scheduler, self._security) as client:
+                async with connection(self.scheduler, self._security) as client:
                     pause_s = FIRST_PAUSE_S
                     await self._mind(client)
             except TimeoutError:
-                self._is(f"the scheduler at {self._scheduler} does not answer")
+                self._is(f"the scheduler at {self.scheduler} does not answer")
             except Exception as error:  # noqa: BLE001 - Dask raises what it likes, and a line that died would tell nobody
-                self._is(plain(f"the scheduler at {self._scheduler} cannot be reached ({error})", 300))
+                self._is(plain(f"the scheduler at {self.scheduler} cannot be reached ({error})", 300))
             else:
-                self._is(f"the scheduler at {self._scheduler} went away")
+                self._is(f"the scheduler at {self.scheduler} went away")
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
@@ -222,18 +227,20 @@ class Line:
         try:
             count_by = self._loop.time()
             while client.status == "running":
-                if self._loop.time() >= count_by:
+                if (began := self._loop.time()) >= count_by:
                     self._count(client, await asyncio.wait_for(places(client), CONNECT_S))
-                    count_by = self._loop.time() + COUNT_EVERY_S
+                    took_s = self._loop.time() - began
+                    count_by = self._loop.time() + max(COUNT_EVERY_S, took_s / COUNTING)
                 await asyncio.sleep(LOOK_S)
         finally:
-            self._client = None
+            self._client = self.dashboard = None
             self.places = 0
             self._dead.set()
 
     def _count(self, client: Client, found: Places) -> None:
         """Take a count of the places; from the first one on, jobs may come, since it says what each of them takes."""
         self._resources = found.resources
+        self.dashboard = found.dashboard
         self._client = client
         if found.number != self.places:
             self.places = found.number

@@ -124,6 +124,18 @@ class Totals:
 
 
 @dataclass(frozen=True, slots=True)
+class Cluster:
+    """Where the workers are, if not on this machine."""
+
+    scheduler: str
+    """Its address."""
+    places: int
+    """So many voices are in work at once there; 0 while it is away."""
+    dashboard: str | None
+    """The address of its own page; None if it has none, or is away."""
+
+
+@dataclass(frozen=True, slots=True)
 class Board:
     """The whole of it."""
 
@@ -136,6 +148,8 @@ class Board:
     """Of voicekiln."""
     device: str
     """`NVIDIA …` or `CPU`; empty before a worker has said so."""
+    cluster: Cluster | None
+    """None where the workers are on this machine."""
     last_scan: float | None
     """Of the inbox, when this was `written`; others have come since."""
     troubles: tuple[str, ...]

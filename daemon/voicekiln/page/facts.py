@@ -32,6 +32,7 @@ def as_json(board: Board, words: Words, outbox: str = "") -> Iterator[str]:
         "promised": None if board.stopped else utc(board.promised),
         "stopped": board.stopped,
         "device": board.device or None,
+        "cluster": None if board.cluster is None else asdict(board.cluster),
         "last_scan": _utc(board.last_scan),
         "troubles": [words.reason(trouble) for trouble in board.troubles],
         "totals": asdict(board.totals),

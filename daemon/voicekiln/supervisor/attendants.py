@@ -1,4 +1,4 @@
-"""What goes along with the work without being part of it: the metrics, the notices.
+"""What goes along with the work without being part of it: the metrics, the notices, the line to a cluster.
 
 They hear every event of the log, whatever its level. The events are the account that voicekiln gives of itself, so who
 counts them or passes them on needs no hooks in the parts that work, and cannot come between them.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from voicekiln.page.board import Cluster
 from voicekiln.supervisor.common import Log
 
 
@@ -25,6 +26,18 @@ class Attendant(Protocol):
 
     def close(self) -> None:
         """End, within seconds."""
+        ...
+
+
+class ClusterAttendant(Attendant, Protocol):
+    """Workers elsewhere."""
+
+    def facts(self) -> Cluster:
+        """Return what people shall see of it."""
+        ...
+
+    def trouble(self) -> str | None:
+        """Return what keeps it from its work, for people."""
         ...
 
 

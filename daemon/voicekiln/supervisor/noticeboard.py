@@ -151,7 +151,8 @@ class Noticeboard:
     def _state(self) -> object:
         """Return what has to differ for the board to differ; asked at every tick."""
         common, moment = self._common, self._moment()
-        return common.ledger.revision, moment.at_work, moment.troubles, common.settings, common.words.language
+        things = moment.at_work, moment.troubles, moment.cluster
+        return common.ledger.revision, things, common.settings, common.words.language
 
     def _begin(self, *, stopped: bool) -> None:
         common, settings = self._common, self._common.settings

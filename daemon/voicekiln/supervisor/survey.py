@@ -18,7 +18,7 @@ from voicekiln.folders.census import Census, shares
 from voicekiln.folders.names import shown
 from voicekiln.folders.voices import AT_REST, Kind, Published, State, Voice
 from voicekiln.job import STAGES, Conversion, Converted, OnnxFile, Recipe, Refused, Stage, staged
-from voicekiln.page.board import Board, DoneVoice, Made, RefusedVoice, Totals, VoiceInWork, WaitingVoice
+from voicekiln.page.board import Board, Cluster, DoneVoice, Made, RefusedVoice, Totals, VoiceInWork, WaitingVoice
 from voicekiln.settings import Sweep
 
 MOST = 5000
@@ -66,6 +66,7 @@ class Moment:
     ended: Mapping[int, float]
     """`Common.ended`."""
     troubles: tuple[str, ...]
+    cluster: Cluster | None
     last_scan: float | None
     clock: float
     """`Ledger.clock`."""
@@ -112,6 +113,7 @@ class Survey:
             stopped=stopped,
             version=__version__,
             device=plain(self._census.fact("device") or ""),
+            cluster=moment.cluster,
             last_scan=moment.last_scan,
             troubles=moment.troubles,
             totals=Totals(
