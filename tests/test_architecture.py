@@ -73,7 +73,10 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.commands.machine": (*NOUNS, "voicekiln.commands.aside", "voicekiln.supervisor.hiring"),
     "voicekiln.commands.once": (*COMMANDS, "voicekiln.values"),
     "voicekiln.commands.parsing": NOUNS,
-    "voicekiln.commands.premises": (*LOOP, "voicekiln.commands", "voicekiln.fences", "voicekiln.loop"),
+    "voicekiln.commands.premises": (
+        *LOOP,
+        *("voicekiln.cluster.crew", "voicekiln.commands", "voicekiln.fences", "voicekiln.loop"),
+    ),
     "voicekiln.commands.terminal": (*NOUNS, "rich"),
     "voicekiln.commands.daemon": (*COMMANDS, "voicekiln.logs"),
     "voicekiln.cli": (*NOUNS, "voicekiln.commands", "voicekiln.loop"),

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 
 import pytest
 
+from cluster_running import Cluster, until
 from voicekiln import cli, loop
 from voicekiln.commands import discreet, doctor, machine, premises
 from voicekiln.commands.aside import Asked, Found, become_owner_of
@@ -371,3 +372,18 @@ def test_a_limit_that_is_reached_is_told(config: Path, monkeypatch: pytest.Monke
     assert "fs.inotify.max_user_watches" in wrong
     off = replace(settings, scan=replace(settings.scan, events="off"))
     assert premises.events(off).wrong == []
+
+
+def test_a_cluster_is_asked_how_many_places_it_has(
+    config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """And whether it is there at all."""
+    cluster = Cluster(tmp_path)
+    config.write_text(f"workers: {{engine: dask, scheduler: '{cluster.address}'}}\n")
+    status, told = block(config, capsys)
+    assert status == 1
+    assert "The cluster cannot be used: the scheduler at" in " ".join(told.split())
+    with cluster:
+        until(lambda: "1 places" in block(config, capsys)[1])
+        cluster.kill(cluster.workers[0])
+        until(lambda: "The cluster has no workers." in block(config, capsys)[1])

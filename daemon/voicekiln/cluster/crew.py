@@ -45,20 +45,10 @@ class Crew(Sequence[Keeper]):
     @classmethod
     def of(cls, settings: Settings, ledger: str, wake: Callable[[], None], local: Sequence[Keeper]) -> Crew:
         """Return the crew of a configuration; `ledger` marks this daemon's jobs among others'."""
-        workers, worker = settings.workers, settings.worker
-        assert workers.scheduler is not None  # noqa: S101 - the fences have looked
-        security = None
-        if workers.scheduler.startswith("tls"):
-            security = Security(
-                tls_ca_file=str(workers.ca),
-                tls_client_cert=str(workers.cert),
-                tls_client_key=str(workers.key),
-                require_encryption=True,
-            )
+        worker = settings.worker
         terms = Terms(worker.device, asdict(worker.deadlines), worker.idle, worker.memory)
-        scheduler = _here(worker.device, local) if workers.scheduler == "local" else workers.scheduler
-        line = Line(scheduler, security, ledger, wake)
-        return cls(line, terms, wake, local if workers.fallback == "local" else ())
+        helpers = local if settings.workers.fallback == "local" else ()
+        return cls(line_to(settings, ledger, wake, len(local)), terms, wake, helpers)
 
     @property
     def helped(self) -> bool:
@@ -115,9 +105,22 @@ class Crew(Sequence[Keeper]):
         return self._hired[:wanted]
 
 
-def _here(device: str, local: Sequence[Keeper]) -> Here:
-    """Return a cluster of as many places as this host would have workers."""
-    return Here(len(local), HERE.gpus() if device != "cpu" else 0)
+def line_to(settings: Settings, ledger: str, wake: Callable[[], None], places: int) -> Line:
+    """Return the line to a configuration's scheduler, see `Line`; one of our own gets so many `places`."""
+    workers = settings.workers
+    assert workers.scheduler is not None  # noqa: S101 - the fences have looked
+    scheduler: str | Here = workers.scheduler
+    if scheduler == "local":
+        scheduler = Here(places, HERE.gpus() if settings.worker.device != "cpu" else 0)
+    security = None
+    if workers.scheduler.startswith("tls"):
+        security = Security(
+            tls_ca_file=str(workers.ca),
+            tls_client_cert=str(workers.cert),
+            tls_client_key=str(workers.key),
+            require_encryption=True,
+        )
+    return Line(scheduler, security, ledger, wake)
 
 
 class _Elsewhere(Machine):

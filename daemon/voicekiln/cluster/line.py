@@ -133,7 +133,7 @@ class Line:
             LostError: if the scheduler is away or goes, before it begins or while it runs.
         """
         client = self._client
-        if client is None:
+        if client is None or client.status != "running":  # `submit` would raise, which nobody could tell from a defect
             raise LostError(f"the scheduler at {self.scheduler} is away", counts=False)
         key = f"{self._topic}-{name}-{secrets.token_hex(4)}"
         begun = self._jobs[key] = self._loop.create_future()

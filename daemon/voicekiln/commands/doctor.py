@@ -102,6 +102,8 @@ def _questions(settings: Settings | None, path: Path) -> dict[str, Callable[[], 
     }
     if settings is None:
         return questions
+    if settings.workers.engine == "dask" and settings.workers.scheduler != "local":
+        questions["cluster"] = partial(premises.cluster, settings)
     folders = {name: partial(premises.folder, name, getattr(settings, name)) for name in FOLDERS}
     return (
         questions

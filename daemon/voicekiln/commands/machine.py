@@ -19,7 +19,10 @@ from voicekiln.commands.aside import Found
 from voicekiln.errors import plain
 from voicekiln.supervisor.hiring import HERE, WORKER_BYTES
 
-PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxconverter-common", "numpy", "watchdog", "structlog")
+PACKAGES = (
+    *("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "onnxconverter-common", "numpy", "watchdog", "structlog"),
+    "distributed",
+)
 """Without which nothing works, or because of which something may not."""
 
 ANSWER_S = 4.0

@@ -10,6 +10,7 @@ import ctypes
 import errno
 import os
 import stat
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -37,6 +38,9 @@ ARRIVING = (State.SETTLING, State.INCOMPLETE)
 INOTIFY = Path("/proc/sys/fs/inotify")
 IN_CREATE = 0x100
 """As the kernel counts it."""
+
+CLUSTER_S = 6.0
+"""What a scheduler is given to answer."""
 
 _GB = 1e9
 
@@ -79,6 +83,23 @@ def access(settings: Settings) -> Found:
         [f"{told}: {len(problems)} problems" if problems else f"{told}: all may be used as they should"],
         [f"The daemon would not start: {problem}." for problem in problems],
     )
+
+
+def cluster(settings: Settings) -> Found:
+    """Return whether the scheduler answers, and how many voices can be in work there."""
+    become_owner_of(settings.state)  # whose keys they are
+    from voicekiln.cluster.crew import line_to  # noqa: PLC0415 - thirty megabytes, for those who have a cluster
+
+    line, until = line_to(settings, "doctor", lambda: None, 0), time.monotonic() + CLUSTER_S
+    while not line.connected and time.monotonic() < until:
+        time.sleep(0.05)
+    found = Found([f"{line.scheduler}: {line.places} places; dashboard {line.dashboard or 'none'}"])
+    if line.trouble is not None:
+        found = Found([f"{line.scheduler}: {line.trouble}"], [f"The cluster cannot be used: {line.trouble}."])
+    elif not line.places:
+        found.wrong.append("The cluster has no workers. Start some: dask worker with the address of the scheduler.")
+    line.close()
+    return found
 
 
 def events(settings: Settings) -> Found:
