@@ -1,4 +1,4 @@
-"""The unit, its drop-ins and the files that make its user and folders: right, strict, and agreeing with each other.
+"""The units, their drop-ins and the files that make user and folders: right, strict, and agreeing with each other.
 
 `systemd-analyze` needs no running systemd for any of this; where it is not installed, those tests are skipped.
 """
@@ -6,7 +6,6 @@
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,55 +14,42 @@ import pytest
 
 from stub_worker import Bench, convert, ending, one_room
 from tiny_voices import write_tiny
+from unit_files import (
+    DROP_INS,
+    SCHEDULER,
+    SYSTEMD,
+    UNIT,
+    WORKER,
+    allowed,
+    entries,
+    last,
+    run,
+    under_the_rules,
+    why_not,
+)
 from voicekiln import cli, config
+from voicekiln.cluster.host import TOLD_S
 from voicekiln.job import Converted
 from voicekiln.worker.parent import _child_command
 from voicekiln.worker.wire import Ready
 
-SYSTEMD = Path(__file__).parents[1] / "systemd"
-UNIT = SYSTEMD / "voicekiln.service"
-DROP_INS = SYSTEMD / "voicekiln.service.d"
 EXECUTABLE = "/opt/voicekiln/bin/voicekiln"
-ANALYZE = shutil.which("systemd-analyze")
-OLDEST = 250
-"""The systemd whose `systemd-analyze security` first knew `--offline`."""
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-
-
-def why_not() -> str:
-    if ANALYZE is None:
-        return "systemd-analyze is not installed (apt install systemd)"
-    version = int(run(ANALYZE, "--version").stdout.split()[1])
-    return f"systemd {version} is older than {OLDEST}, which first checked units offline" if version < OLDEST else ""
-
+DASK = "/opt/voicekiln/bin/dask"
+TLS = ["/etc/voicekiln/tls/ca.pem", "/etc/voicekiln/tls/host.pem", "/etc/voicekiln/tls/host.key"]
+FOR_DASK = [WORKER, SCHEDULER]
 
 needs_systemd = pytest.mark.skipif(bool(why_not()), reason=why_not())
 
 
-def entries(path: Path) -> list[tuple[str, str]]:
-    """The settings of a unit file, in their order."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return [
-        (key, value) for key, sign, value in (line.partition("=") for line in lines) if sign and not key.startswith("#")
-    ]
-
-
-def last(path: Path, key: str) -> str:
-    return [value for name, value in entries(path) if name == key][-1]
-
-
-def installed(folder: Path, *drop_ins: str, change: tuple[str, str] = ("", "")) -> str:
-    """Copy the unit as on a machine where the executable exists; return its path."""
-    unit = UNIT.read_text(encoding="utf-8").replace(EXECUTABLE, "/bin/sh")
-    assert change[0] in unit
-    (folder / "voicekiln.service").write_text(unit.replace(*change) if change[0] else unit, encoding="utf-8")
-    (folder / "voicekiln.service.d").mkdir()
+def installed(folder: Path, *drop_ins: str, unit: Path = UNIT, change: tuple[str, str] = ("", "")) -> str:
+    """Copy a unit as on a machine where the executable exists; return its path."""
+    text = unit.read_text(encoding="utf-8").replace(EXECUTABLE, "/bin/sh").replace(DASK, "/bin/sh")
+    assert change[0] in text
+    (folder / unit.name).write_text(text.replace(*change) if change[0] else text, encoding="utf-8")
+    (folder / f"{unit.name}.d").mkdir()
     for name in drop_ins:
-        shutil.copy(DROP_INS / name, folder / "voicekiln.service.d")
-    return str(folder / "voicekiln.service")
+        shutil.copy(DROP_INS / name, folder / f"{unit.name}.d")
+    return str(folder / unit.name)
 
 
 def verified(unit: str) -> subprocess.CompletedProcess[str]:
@@ -82,14 +68,24 @@ def exposure_is_at_most(threshold: int, unit: str) -> bool:
 @pytest.mark.parametrize(
     "drop_ins",
     [
-        *((), ("cpu-only.conf",), ("network-mount.conf",), ("metrics.conf",), ("notify.conf",)),
-        ("cpu-only.conf", "network-mount.conf", "metrics.conf", "notify.conf"),
+        *((), ("cpu-only.conf",), ("network-mount.conf",), ("metrics.conf",), ("notify.conf",), ("cluster.conf",)),
+        ("cpu-only.conf", "network-mount.conf", "metrics.conf", "notify.conf", "cluster.conf"),
     ],
 )
 def test_the_unit_is_clean(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
     """Alone and with each drop-in, systemd has nothing to say about it."""
     done = verified(installed(tmp_path, *drop_ins))
     assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+@needs_systemd
+@pytest.mark.parametrize("unit", FOR_DASK, ids=lambda unit: unit.stem)
+def test_the_units_of_a_cluster_are_clean_and_closed(tmp_path: Path, unit: Path) -> None:
+    """They need the network; all else is as closed as in the daemon's unit, so at most 1.5."""
+    path = installed(tmp_path, unit=unit)
+    done = verified(path)
+    assert (done.returncode, done.stdout + done.stderr) == (0, "")
+    assert exposure_is_at_most(15, path)
 
 
 @needs_systemd
@@ -120,6 +116,7 @@ def test_an_open_unit_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "gpu").mkdir()
     assert not exposure_is_at_most(3, installed(tmp_path / "gpu"))
     assert not exposure_is_at_most(10, installed(tmp_path, change=("CapabilityBoundingSet=\n", "")))
+    assert not exposure_is_at_most(15, installed(tmp_path, unit=WORKER, change=("CapabilityBoundingSet=\n", "")))
 
 
 @needs_systemd
@@ -201,12 +198,14 @@ def test_the_metrics_drop_in_fits_the_example_configuration() -> None:
     assert "AF_UNIX" in last(UNIT, "RestrictAddressFamilies").split()
 
 
-def test_only_the_drop_in_for_notices_opens_the_network() -> None:
-    """It takes back what the unit closes, each of it by its name."""
+def test_only_the_drop_ins_for_notices_and_for_a_cluster_open_the_network() -> None:
+    """They take back what the unit closes, each of it by its name."""
     keys = {"PrivateNetwork", "RestrictAddressFamilies", "IPAddressDeny"}
-    assert {key for key, _ in entries(DROP_INS / "notify.conf")} == keys
+    opening = [DROP_INS / "notify.conf", DROP_INS / "cluster.conf"]
+    opened = [{key: value for key, value in entries(path) if key in keys} for path in opening]
+    assert opened == 2 * [{"PrivateNetwork": "no", "RestrictAddressFamilies": "AF_INET AF_INET6", "IPAddressDeny": ""}]
     assert [last(UNIT, key) for key in sorted(keys)] == ["any", "yes", "AF_UNIX"]
-    others = [path for path in DROP_INS.iterdir() if path.name != "notify.conf"]
+    others = [path for path in DROP_INS.iterdir() if path not in opening]
     assert not keys & {key for path in others for key, _ in entries(path)}
 
 
@@ -219,61 +218,59 @@ def test_the_unit_starts_the_command_with_its_default_configuration() -> None:
 
 def test_what_breaks_the_work_stays_out_of_the_unit() -> None:
     """Directives that break torch or CUDA, or that stop all for one worker, are not there, nor in the drop-ins."""
-    every = [pair for path in (UNIT, *DROP_INS.iterdir()) for pair in entries(path)]
+    every = [pair for path in (UNIT, WORKER, *DROP_INS.iterdir()) for pair in entries(path)]
     keys = {key for key, _ in every}
     assert not keys & {"MemoryDenyWriteExecute", "ProcSubset"}
-    assert "PrivateDevices" not in {key for key, _ in entries(UNIT)}
-    assert last(UNIT, "OOMPolicy") == "continue"
-    assert {value for key, value in entries(UNIT) if key == "DeviceAllow"} >= {"char-nvidia rw", "char-nvidia-uvm rw"}
+    for unit in (UNIT, WORKER):
+        assert "PrivateDevices" not in {key for key, _ in entries(unit)}
+        assert last(unit, "OOMPolicy") == "continue"
+        devices = {value for key, value in entries(unit) if key == "DeviceAllow"}
+        assert devices >= {"char-nvidia rw", "char-nvidia-uvm rw"}
     assert not [value for key, value in every if key == "SystemCallFilter" and "@resources" in value]
 
 
 def test_no_value_is_followed_by_a_comment() -> None:
     """systemd knows no comments behind a value; it would take them for part of it."""  # noqa: D403 - so it is spelt
-    assert [value for path in (UNIT, *DROP_INS.iterdir()) for _, value in entries(path) if " #" in value] == []
+    assert [
+        value for path in (UNIT, *FOR_DASK, *DROP_INS.iterdir()) for _, value in entries(path) if " #" in value
+    ] == []
 
 
-UNDER_THE_RULES = """
-import ctypes, os, sys
-library = ctypes.CDLL("libseccomp.so.2")
-library.seccomp_init.restype = ctypes.c_void_p
-rules = ctypes.c_void_p(library.seccomp_init(ctypes.c_uint32(0x00050001)))  # all is EPERM
-for name in sys.argv[1].split():
-    number = library.seccomp_syscall_resolve_name(name.encode())
-    if number >= 0:
-        assert library.seccomp_rule_add_array(rules, ctypes.c_uint32(0x7FFF0000), number, 0, None) == 0
-assert library.seccomp_load(rules) == 0
-os.execv(sys.argv[2], sys.argv[2:])
-"""
-"""A program that takes only the system calls that it is told, and becomes another one."""
+def test_a_worker_of_a_cluster_is_closed_as_the_daemon_is() -> None:
+    """What the daemon's unit closes, the worker's closes, but the network; it gives files to no group of a share."""
+    walls = ("Protect", "Private", "RestrictAddress", "RestrictN", "RestrictR", "RestrictS", "SystemCall", "Capability")
+    closed = {pair for pair in entries(UNIT) if pair[0].startswith((*walls, "NoNew", "Lock", "Remove", "Device"))}
+    network = {("PrivateNetwork", "yes"), ("RestrictAddressFamilies", "AF_UNIX")}
+    assert closed - {*entries(WORKER)} == network | {("SystemCallFilter", "@chown")}
 
 
-def members(name: str) -> set[str]:
-    """The system calls of a group, or the one of that name."""
-    if not name.startswith("@"):
-        return {name}
-    lines = run("systemd-analyze", "syscall-filter", "--no-pager", name).stdout.splitlines()[1:]
-    return set().union(*(members(line.strip()) for line in lines if line.strip() and line.strip()[0] != "#"))
+def test_a_worker_of_a_cluster_may_say_goodbye() -> None:
+    """The signal goes to the Dask worker alone, which comes back also when it went without an error."""
+    assert "--no-nanny" in last(WORKER, "ExecStart").split()
+    assert (last(WORKER, "KillMode"), last(WORKER, "Restart")) == ("mixed", "always")
+    assert float(last(WORKER, "TimeoutStopSec")) > 2 * TOLD_S
 
 
-def allowed(*files: Path) -> set[str]:
-    """What the lines SystemCallFilter leave, in their order."""
-    left: set[str] = set()
-    for value in (value for path in files for key, value in entries(path) if key == "SystemCallFilter"):
-        named = set().union(*map(members, value.removeprefix("~").split()))
-        left = left - named if value.startswith("~") else left | named
-    return left
+def test_the_units_of_a_cluster_fit_the_others() -> None:
+    """One user on all hosts, one place for certificates, one environment; what a worker writes lies in its cache."""
+    for unit in FOR_DASK:
+        assert (last(unit, "User"), last(unit, "Group")) == (last(UNIT, "User"), last(UNIT, "Group"))
+        assert last(unit, "ExecStart").startswith(f"{DASK} {unit.stem.removeprefix('voicekiln-')} ")
+        assert re.findall("/etc/voicekiln/tls/[a-z.]+", last(unit, "ExecStart")) == TLS
+    assert f"--local-directory %C/{last(WORKER, 'CacheDirectory')} " in last(WORKER, "ExecStart")
+    assert (
+        last(DROP_INS / "cluster.conf", "Environment") == f"DASK_TEMPORARY_DIRECTORY=%C/{last(UNIT, 'CacheDirectory')}"
+    )
 
 
 @pytest.mark.requirement(19)
 @needs_systemd
-@pytest.mark.parametrize("drop_ins", [(), ("cpu-only.conf",)])
-def test_a_worker_works_and_is_caged_under_the_rules_of_the_unit(tmp_path: Path, drop_ins: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("files", [(UNIT,), (UNIT, DROP_INS / "cpu-only.conf"), (WORKER,)])
+def test_a_worker_works_and_is_caged_under_the_rules_of_the_unit(tmp_path: Path, files: tuple[Path, ...]) -> None:
     """With its filter of system calls, a voice is converted, and the worker's own cage closes as it does without."""
     rooms = one_room(tmp_path)
-    calls = " ".join(sorted(allowed(UNIT, *(DROP_INS / name for name in drop_ins))))
     child = _child_command("cpu", rooms, 8 * 10**9)
-    bench = Bench([sys.executable, "-c", UNDER_THE_RULES, calls, *child], rooms, start_s=120, stage_s=120)
+    bench = Bench([*under_the_rules(*files), *child], rooms, start_s=120, stage_s=120)
     request = convert(tmp_path)
     source = write_tiny(tmp_path / "voice.pth")
     events = bench.run(replace(request, job=replace(request.job, source=source)), 120)
@@ -289,3 +286,4 @@ def test_the_unit_lets_the_worker_close_its_cage() -> None:
     needed = {"landlock_create_ruleset", "landlock_add_rule", "landlock_restrict_self", "seccomp", "prctl", "prlimit64"}
     assert needed <= allowed(UNIT)
     assert needed <= allowed(UNIT, DROP_INS / "cpu-only.conf")
+    assert needed <= allowed(WORKER)
