@@ -21,16 +21,21 @@ ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}
 class Cluster:
     """Use it as a context, which ends all of it."""
 
-    def __init__(self, at: Path, *, nanny: bool = False, stand_in: bool = True) -> None:
+    def __init__(self, at: Path, *, nanny: bool = False, stand_in: str | None = "cluster_stand_in") -> None:
         """With a `nanny`, as by default with Dask, each worker is the child of a process that starts it again.
 
-        Without the `stand_in` the caged process is the real one.
+        The module `stand_in` is loaded first; without one the caged process is the real one.
         """
+        self.host = "127.0.0.1"
+        """Of the workers."""
+        self.env = ENV
+        self.before: dict[str, list[str]] = {"scheduler": [], "worker": []}
+        """What stands in front of their commands."""
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self.address = f"tcp://127.0.0.1:{free.getsockname()[1]}"
         self.at = at
-        self._own = ["--nanny" if nanny else "--no-nanny", *(["--preload", "cluster_stand_in"] if stand_in else [])]
+        self._own = ["--nanny" if nanny else "--no-nanny", *(["--preload", stand_in] if stand_in else [])]
         self.scheduler: subprocess.Popen[bytes] | None = None
         self.workers: list[subprocess.Popen[bytes]] = []
 
@@ -53,7 +58,7 @@ class Cluster:
         """Start one more, with one thread."""
         folder = self.at / f"worker-{len(self.workers)}"
         folder.mkdir()
-        own = ["--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", "--local-directory", str(folder)]
+        own = ["--nthreads", "1", "--no-dashboard", "--host", self.host, "--local-directory", str(folder)]
         self.workers.append(self._start("worker", self.address, *own, *self._own, *options))
         return self.workers[-1]
 
@@ -66,8 +71,8 @@ class Cluster:
 
     def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
         with (self.at / "log").open("ab") as log:
-            command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=ENV)
+            command = [*self.before[what], sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
+            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.env)
 
 
 def until(what: object, bound_s: float = PATIENCE_S) -> None:

@@ -1,4 +1,4 @@
-"""A worker process without torch that does what a request's id begins with.
+"""A worker process without torch that does what a request's id begins with, or else what is written in its voice.
 
 A Dask worker that loads this first (`dask worker --preload cluster_stand_in`) starts it in the place of the real one.
 """
@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import signal
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,6 +18,31 @@ if __name__ != "__main__":
     from voicekiln.worker import parent
 
     parent._child_command = lambda *_: [sys.executable, "-P", __file__]
+
+
+def wait(path: Path) -> str:
+    """Return what a voice says that is done when there is something at `path`."""
+    return f"please wait {path};"
+
+
+LEAVE = "please leave;"
+"""What a voice says that ends its process."""
+KILL = "please kill;"
+"""What a voice says that ends the Dask worker above its process."""
+
+
+def obey(content: bytes) -> None:
+    """Do what is written in a voice."""
+    asked = re.search(rb"please (\w+) ?([^;]*);", content)
+    match asked and asked[1]:
+        case b"wait":
+            while asked and not Path(os.fsdecode(asked[2])).exists():
+                time.sleep(0.02)
+        case b"leave":
+            os._exit(1)
+        case b"kill":
+            os.kill(os.getppid(), signal.SIGKILL)
+            signal.pause()
 
 
 def main() -> None:  # noqa: C901 - one for each way to end
@@ -76,6 +104,7 @@ def main() -> None:  # noqa: C901 - one for each way to end
                 say(Finished(job.id, ending.conversion))
             case _:
                 say(Entered(job.id, "load"))
+                obey(job.source.read_bytes())
                 say(Finished(job.id, converted(job).conversion))
 
 

@@ -23,7 +23,7 @@ GAP = "7"
 PLACES: dict[str, tuple[int, str]] = {
     **dict.fromkeys(("Incomplete", "StillEmpty", "contradiction", "_Kind"), (0, "what")),
     **dict.fromkeys(("Changed", "Unproven", "NotOwnerError", "ShareAwayError", "Lost", "condemn"), (0, "reason")),
-    **dict.fromkeys(("LostError", "ParcelError", "_is"), (0, "reason")),
+    **dict.fromkeys(("LostError", "ParcelError", "SharedFolderError", "_is"), (0, "reason")),
     **dict.fromkeys(("AwayError", "lost"), (1, "reason")),
     "BlockingIOError": (0, "reason"),
     "wait": (2, "reason"),
@@ -55,6 +55,9 @@ CONSTANTS: dict[str | tuple[str, str], str] = {
     "STAYS": "reason",
     "LEAVING": "reason",
     "UNANSWERED": "reason",
+    "UNSEEN": "reason",
+    "UNLIKE": "reason",
+    "ALTERED": "reason",
     "UNEQUAL": "reason",
 }
 """Names that hold what is told; with their module where two have one name."""
@@ -71,6 +74,8 @@ TELLERS = {
     ("cluster/crew.py", "trouble"): "reason",
     ("cluster/host.py", "door"): "reason",
     ("cluster/line.py", "_why_not"): "reason",
+    ("cluster/shared.py", "trouble"): "reason",
+    ("cluster/shared.py", "_in_words"): "reason",
     ("folders/inbox.py", "kind_of"): "what",
     ("convert/glance.py", "_archive"): "what",
     ("families/tensors.py", "compare"): "what",
@@ -107,8 +112,12 @@ TELLERS = {
 PASSED_ON = {
     "cluster/keeper.py: plain(repr(error), 300)",
     "cluster/letters.py: body['reason']",
-    "cluster/line.py: None",
-    "cluster/line.py: reason",
+    "cluster/keeper.py: plain(str(error), 300)",
+    "cluster/line.py: plain(trouble, 300)",
+    "cluster/letters.py: reason",
+    "cluster/line.py: trouble or (UNSEEN if self.unusable else None)",
+    "cluster/ways.py: ALTERED",
+    "cluster/ways.py: UNLIKE",
     "cluster/line.py: self._why_not(task)",
     "convert/arrays.py: ', '.join((plain(table, 40) for table in [*tables][:6])) or 'nothing at all'",
     "convert/checkpoint.py: ', '.join((plain(key, 40) for key in list(entries)[:6])) or 'nothing at all'",

@@ -56,7 +56,8 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.cluster.host": (*CLUSTER, "distributed"),
     "voicekiln.cluster.connection": (*CLUSTER, "distributed"),
     "voicekiln.cluster.line": (*CLUSTER, "distributed"),
-    "voicekiln.cluster.keeper": (*CLUSTER, "distributed"),
+    "voicekiln.cluster.shared": (*CLUSTER, "voicekiln.folders.files", "distributed"),
+    "voicekiln.cluster.ways": (*CLUSTER, "distributed"),
     "voicekiln.cluster.crew": (
         *CLUSTER,
         *("voicekiln.page.board", "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),

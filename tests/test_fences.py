@@ -346,3 +346,48 @@ def test_a_cluster_needs_an_address(tmp_path: Path) -> None:
         patch.setattr(fences, "find_spec", lambda _: None)
         found = fences.problems(settings_in(tmp_path, workers=Workers("dask", "tcp://localhost:1")))
     assert keys(found) == ["workers.engine"]
+
+
+def dask(spool: Path) -> Workers:
+    return Workers("dask", "tcp://127.0.0.1:8786", spool=spool)
+
+
+def test_a_shared_folder_has_to_be_there(tmp_path: Path) -> None:
+    """As a folder of its own, that this machine can write to."""
+    [problem] = fences.problems(settings_in(tmp_path, workers=dask(tmp_path / "elsewhere")))
+    assert problem.startswith(f"workers.spool: there is no folder {tmp_path}/elsewhere. If it lies on a share,")
+    (tmp_path / "elsewhere").mkdir()
+    assert fences.problems(settings_in(tmp_path, workers=dask(tmp_path / "elsewhere"))) == []
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("spool", "words"),
+    [
+        ("inbox", "lies in the folder inbox"),
+        ("outbox/kiln", "lies in the folder outbox"),
+        ("state/kiln", "lies in the folder state"),
+        (".", "the folder inbox lies inside"),
+        ("link", "lies in the folder inbox"),
+    ],
+)
+def test_a_shared_folder_is_none_of_the_others(tmp_path: Path, spool: str, words: str) -> None:
+    """Who sees it sees all in it, and jobs would be taken for voices."""
+    (tmp_path / "link").symlink_to("inbox")
+    [problem] = fences.problems(settings_in(tmp_path, workers=dask(tmp_path / spool)))
+    assert problem.startswith("workers.spool: ")
+    assert words in problem
+
+
+def test_a_shared_folder_has_to_be_written_to(plain_user: Path) -> None:
+    """Where root has made it, for instance."""
+    locked = plain_user / "kiln"
+    locked.mkdir(mode=0o500)
+    [problem] = fences.problems(settings_in(plain_user, workers=dask(locked)))
+    assert problem.startswith(f"workers.spool: nothing can be written to {locked} (permission denied); give the user")
+
+
+def test_a_shared_folder_is_for_a_cluster(tmp_path: Path) -> None:
+    """On one machine nothing would ever go through it."""
+    [problem] = fences.problems(settings_in(tmp_path, workers=Workers(spool=tmp_path)))
+    assert problem == "workers.spool: without engine: dask nothing goes through a folder; write spool: null"

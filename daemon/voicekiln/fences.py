@@ -63,6 +63,7 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
         *_metrics(settings),
         *_command(settings),
         *_cluster(settings),
+        *_spool(settings),
     ]
 
 
@@ -289,6 +290,28 @@ def _cluster(settings: Settings) -> Iterator[str]:
             "workers.scheduler: through plain tcp:// anybody in the network can run programs as voicekiln; use tls://, "
             "or write plain_tcp: true if nobody else is in that network"
         )
+
+
+def _spool(settings: Settings) -> Iterator[str]:
+    """The folder itself is tried here; whether the hosts of Dask workers see it, the daemon finds out (`cluster`)."""
+    spool = settings.workers.spool
+    if spool is None:
+        return
+    if settings.workers.engine == "local":
+        yield "workers.spool: without engine: dask nothing goes through a folder; write spool: null"
+        return
+    for name in FOLDERS:
+        other = _real(getattr(settings, name))
+        if any(_same(one, other) for one in (_real(spool), *_real(spool).parents)):
+            yield f"workers.spool: {_shown(spool)} lies in the folder {name}, which is no place for it"
+            return
+        if any(_same(above, _real(spool)) for above in other.parents):
+            yield f"workers.spool: the folder {name} lies inside {_shown(spool)}; give another folder"
+            return
+    if not _is_there(spool):
+        yield f"workers.spool: there is no folder {_shown(spool)}. If it lies on a share, that is perhaps not mounted"
+    elif why := _unwritable(spool):
+        yield f"workers.spool: nothing can be written to {_shown(spool)} ({why}); {_remedy()}"
 
 
 def _shown(path: Path) -> str:

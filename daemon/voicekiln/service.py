@@ -207,7 +207,7 @@ class Service:
         waiting = sum(counts.get(s, 0) for s in WAITING)
         parts = [standing] if (standing := self.ownership.told()) else []
         parts += [f"{waiting} waiting", f"{counts.get(State.DONE, 0)} done", f"{counts.get(State.REFUSED, 0)} refused"]
-        parts += [] if self.cluster is None else [f"{self.cluster.facts().places} places in the cluster"]
+        parts += [] if self.cluster is None else [f"places in the cluster: {self.cluster.facts().places}"]
         parts += self.troubles()
         parts += [f"looking without events: {self.watchless}"] if self.watchless else []
         parts += [  # last, because it is many with many workers, and systemd shows so much of a line and no more

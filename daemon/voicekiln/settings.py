@@ -30,6 +30,8 @@ Folder = Annotated[Path, "folder"]
 Recipes = Annotated[dict[str, Recipe], "recipes"]
 LocalFile = Annotated[Path | None, "local file"]
 """Absolute; None for none."""
+LocalFolder = Annotated[Path | None, "local folder"]
+"""Absolute; None for none."""
 Command = Annotated[tuple[str, ...] | None, "command"]
 """The words of a program that is run without a shell; None for none."""
 
@@ -126,6 +128,8 @@ class Workers:
     """Of TLS: who signs, and who we are."""
     plain_tcp: bool = False
     """The person's word that plain TCP goes through a network where nobody else is."""
+    spool: LocalFolder = None
+    """Through which the files of voices go to Dask workers and back; None for over Dask."""
     fallback: Literal["none", "local"] = "none"
     """Who does the work while the scheduler is away."""
 

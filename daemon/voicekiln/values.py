@@ -233,6 +233,7 @@ _READERS: dict[Any, Callable[[str], object]] = {
     "folder mode": folder_mode,
     "group": group,
     "local file": local_file,
+    "local folder": local_file,
     "board file": board_file,
     "command": command,
     "scheduler": scheduler,

@@ -178,7 +178,7 @@ class TestFiles:
         self, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Nothing is converted that is not what the ledger knows."""
-        monkeypatch.setattr("voicekiln.cluster.keeper.to_serialize", lambda chunk: to_serialize(b"!" + chunk[1:]))
+        monkeypatch.setattr("voicekiln.cluster.ways.to_serialize", lambda chunk: to_serialize(b"!" + chunk[1:]))
         lost = ending(run(keeper, woken, tmp_path, "good1"))
         assert isinstance(lost, Lost)
         assert "another hash" in lost.reason

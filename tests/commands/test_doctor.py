@@ -384,6 +384,6 @@ def test_a_cluster_is_asked_how_many_places_it_has(
     assert status == 1
     assert "The cluster cannot be used: the scheduler at" in " ".join(told.split())
     with cluster:
-        until(lambda: "1 places" in block(config, capsys)[1])
+        until(lambda: "places: 1;" in block(config, capsys)[1])
         cluster.kill(cluster.workers[0])
         until(lambda: "The cluster has no workers." in block(config, capsys)[1])

@@ -14,6 +14,7 @@ from distributed import Client, LocalCluster, Security
 from distributed.utils import format_dashboard_link
 
 from voicekiln.cluster.host import GPU, NAME
+from voicekiln.cluster.shared import SharedFolder
 
 CONNECT_S = 5.0
 """What the scheduler is given to answer."""
@@ -61,9 +62,13 @@ class Places:
     """What each of them takes of a Dask worker beside a thread."""
     dashboard: str | None
     """The address of the scheduler's own page; None if it has none."""
+    present: frozenset[str]
+    """The addresses of all Dask workers."""
+    usable: frozenset[str]
+    """Of those that see the shared folder, if there is one; only their places are counted."""
 
 
-async def places(client: Client) -> Places:
+async def places(client: Client, shared: SharedFolder | None = None) -> Places:
     """Count the places, GPUs where any worker has some, else threads; no more than this process may have connections.
 
     Raises:
@@ -71,11 +76,14 @@ async def places(client: Client) -> Places:
     """
     assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
     identity = await client.scheduler.identity(n_workers=-1)
-    workers = identity["workers"].values()
-    gpus = sum(int(worker["resources"].get(GPU, 0)) for worker in workers)
-    number = gpus or math.floor(sum(worker["nthreads"] for worker in workers))
+    present = identity["workers"]
+    usable = present if shared is None else shared.seen_by(client, present)
+    workers = [present[address] for address in usable]
+    gpus = any(worker["resources"].get(GPU) for worker in present.values())
+    number = math.floor(sum(int(worker["resources"].get(GPU, 0)) if gpus else worker["nthreads"] for worker in workers))
     dashboard = _dashboard(str(client.scheduler.address), identity["services"].get("dashboard"))
-    return Places(min(number, _room_for_connections()), {GPU: 1} if gpus else {}, dashboard)
+    number = min(number, _room_for_connections())
+    return Places(number, {GPU: 1} if gpus else {}, dashboard, frozenset(present), frozenset(usable))
 
 
 def _dashboard(scheduler: str, port: int | None) -> str | None:

@@ -99,6 +99,8 @@ class Crew(Sequence[Keeper]):
     def _now(self) -> Sequence[Keeper]:
         if not self._line.connected:
             return self._local if self.helped else ()
+        if self._line.unusable:
+            return ()
         wanted = self._line.places + MARGIN
         while len(self._hired) < wanted:
             self._hired.append(DaskKeeper(self._line, self._terms, self._wake))
@@ -120,7 +122,7 @@ def line_to(settings: Settings, ledger: str, wake: Callable[[], None], places: i
             tls_client_key=str(workers.key),
             require_encryption=True,
         )
-    return Line(scheduler, security, ledger, wake)
+    return Line(scheduler, security, ledger, wake, workers.spool)
 
 
 class _Elsewhere(Machine):

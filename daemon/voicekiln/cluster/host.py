@@ -8,9 +8,7 @@ task ends when the daemon has fetched the results, or was silent for too long.
 from __future__ import annotations
 
 import asyncio
-import os
 import secrets
-import stat
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -25,9 +23,11 @@ from distributed.core import Status
 from distributed.protocol.serialize import to_serialize
 
 from voicekiln.cluster.farewell import close_before_signals
+from voicekiln.cluster.ferry import Ferry
+from voicekiln.cluster.hand import SharedFolderError
 from voicekiln.cluster.letters import Terms, Ticket, encode_event
 from voicekiln.cluster.parcels import CHUNK, ParcelError
-from voicekiln.cluster.place import Place, Run
+from voicekiln.cluster.place import Place, Run, ours
 from voicekiln.worker.wire import Convert, Inspect, WireError, decode_request
 
 HOLD_S = 5.0
@@ -84,6 +84,8 @@ def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Ans
             answer = await inner(self, guest, **values)
         except OSError as error:
             return {"trouble": f"its disk fails ({error.strerror or error})", "counts": False}
+        except SharedFolderError as error:
+            return {"trouble": str(error), "counts": False}
         except (ParcelError, KeyError, WireError) as error:
             return {"trouble": str(error), "counts": True}
         if self._closing:
@@ -101,6 +103,7 @@ class _Stay:
     run: Run
     place: Place
     happened: asyncio.Event
+    ferry: Ferry
 
 
 class Host:
@@ -112,14 +115,14 @@ class Host:
         self._loop: asyncio.AbstractEventLoop = worker.loop.asyncio_loop  # type: ignore[attr-defined]  # tornado's own
         self._folder = Path(worker.local_directory, NAME)
         self._folder.mkdir(mode=0o700)
-        self._templates = _ours(Path(worker.local_directory).parent / f"{NAME}-templates")
+        self._templates = ours(Path(worker.local_directory).parent / f"{NAME}-templates")
         resources = worker.state.total_resources
         self._gpus = int(resources.get(GPU, 0))
         self._threads = max(1, worker.state.nthreads // max(1, self._gpus or worker.state.nthreads))
         self._lock = threading.Lock()
         self._places: list[Place] = []
         self._runs: dict[str, _Stay] = {}
-        for each in (self.put, self.begin, self.hear, self.get, self.leave):
+        for each in (self.put, self.collect, self.begin, self.hear, self.get, self.lay, self.leave):
             worker.handlers[f"{NAME}_{each.__name__}"] = each
         self._loop.call_soon_threadsafe(close_before_signals, self.close, self._loop)
 
@@ -167,7 +170,7 @@ class Host:
         with self._lock:
             place = self._free(ticket.terms)
             run = place.run = Run(secrets.token_hex(8), request, place.folder, tell)
-            self._runs[run.name] = _Stay(run, place, happened)
+            self._runs[run.name] = stay = _Stay(run, place, happened, Ferry(run))
         try:
             yield run
         finally:
@@ -176,6 +179,7 @@ class Host:
             with self._lock:
                 del self._runs[run.name]
                 place.run = None
+            stay.ferry.close()
             run.clear()
 
     @door
@@ -183,6 +187,11 @@ class Host:
         """Take a chunk of a source, see `Run.take`."""
         await asyncio.to_thread(run.take, file, offset, chunk, sha256)
         return {}
+
+    @door
+    async def collect(self, run: Run, folder: str, parcel: str, file: str, sha256: str) -> Answer:
+        """Take a chunk of a source that lies in the shared folder, see `Ferry.collect`."""
+        return {"more": await self._runs[run.name].ferry.collect(Path(folder), parcel, file, sha256)}
 
     @door
     async def begin(self, run: Run) -> Answer:
@@ -206,6 +215,12 @@ class Host:
         return {"offset": offset, "chunk": to_serialize(chunk), "more": len(chunk) == CHUNK}
 
     @door
+    async def lay(self, run: Run, folder: str, file: str) -> Answer:
+        """Put the next chunk of a result into the shared folder, see `Ferry.lay`."""
+        more, sha256 = await self._runs[run.name].ferry.lay(Path(folder), file)
+        return {"more": more, "sha256": sha256}
+
+    @door
     async def leave(self, run: Run) -> Answer:
         """Hear that the daemon wants nothing more of a run; its place is free as soon as its process lets go."""
         run.over.set()
@@ -218,7 +233,7 @@ class Host:
             if place.run is None and place.terms == own[number]:
                 return place
         number = len(self._places)
-        place = Place(_ours(self._folder / str(number)), self._templates, own[number])
+        place = Place(ours(self._folder / str(number)), self._templates, own[number])
         self._places.append(place)
         return place
 
@@ -238,16 +253,3 @@ def _is_wanted(worker: DaskWorker, key: str) -> bool:
     """
     task = worker.state.tasks.get(key)
     return task is not None and task.state == "executing"
-
-
-def _ours(folder: Path) -> Path:
-    """Return a folder that is ours alone, made where it is missing.
-
-    Raises:
-        PermissionError: if somebody else has made it, who could then write into what our process reads.
-    """
-    folder.mkdir(mode=0o700, exist_ok=True)
-    st = folder.lstat()
-    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.getuid() or st.st_mode & 0o022:
-        raise PermissionError(f"{folder} is not ours alone")
-    return folder

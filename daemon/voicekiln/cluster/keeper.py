@@ -1,7 +1,7 @@
 """A place in the cluster as the supervisor sees it: the part of a worker, played by whichever Dask worker is free.
 
-Files go there and come back over the `line`; the daemon is told of an ending only when all that it names lies in the
-job's staging folder, synced, as a worker on this host would have left it.
+Files go there and come back by one of the `ways`; the daemon is told of an ending only when all that it names lies in
+the job's staging folder, synced, as a worker on this host would have left it.
 
 The process that is told of by `Started` and `Left` is the one that worked here last. It lives on another host, and may
 serve another place next; this one lets go of it when it was not needed for as long as an idle worker stays.
@@ -13,20 +13,16 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
-from typing import TypeVar
 
-from distributed.protocol.serialize import to_serialize
-
-from voicekiln.cluster.letters import SOURCE, Terms, decode_event, sources
-from voicekiln.cluster.line import Begun, Line, LostError
-from voicekiln.cluster.parcels import CHUNK, Incoming, Outgoing, ParcelError
+from voicekiln.cluster.hand import SharedFolderError
+from voicekiln.cluster.letters import SOURCE, Begun, LostError, Terms, decode_event, sources
+from voicekiln.cluster.line import Line
+from voicekiln.cluster.parcels import ParcelError
+from voicekiln.cluster.ways import way
 from voicekiln.errors import plain
 from voicekiln.job import Converted, Ending, Lost, staged_files
 from voicekiln.worker.keeper import Abandoned, Ended, Event, Left, Started
 from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, WireError, encode
-
-_T = TypeVar("_T")
 
 NEVER = float("inf")
 
@@ -154,35 +150,16 @@ class DaskKeeper:
     async def _ending(self, request: Request) -> Ending | Looked:
         if not isinstance(request, Convert | Inspect):
             raise LostError("a cluster does conversions and looks, nothing else", counts=False)
-        async with self._line.job(request.id, encode(request), self._terms, _priority(request)) as where:
+        job = self._line.job(request.id, encode(request), self._terms, _priority(request))
+        async with way(self._line) as files, job as where:
             for file, path in sources(request).items():
-                await self._send(where, file, path, _known(request, file))
+                await files.send(where, file, path, _known(request, file))
             await self._line.ask(where, "begin")
             ending = await self._listen(where, request)
             if isinstance(ending, Converted) and isinstance(request, Convert):
                 for sha256, path in staged_files(ending.conversion, request.job.staging).items():
-                    await self._fetch(where, path, sha256)
+                    await files.fetch(where, path, sha256)
             return ending
-
-    async def _send(self, where: Begun, file: str, path: Path, sha256: str | None) -> None:
-        """Send a file; `sha256` is what it has to have, where that is known."""
-        outgoing, offset, last = await _done(Outgoing, path), 0, False
-        try:
-            while not last:
-                async with self._line.room:
-                    chunk = await _done(outgoing.read)
-                    last = len(chunk) < CHUNK
-                    if last and sha256 not in {None, outgoing.sha256}:
-                        raise LostError("the copy of the voice on this host's disk is damaged", counts=True)
-                    values = {
-                        "offset": offset,
-                        "chunk": to_serialize(chunk),
-                        "sha256": outgoing.sha256 if last else None,
-                    }
-                    await self._line.ask(where, "put", file=file, **values)
-                    offset += len(chunk)
-        finally:
-            outgoing.close()
 
     async def _listen(self, where: Begun, request: Request) -> Ending | Looked:
         """Pass on what happens until the request ends."""
@@ -193,20 +170,6 @@ class DaskKeeper:
                     self._tell(where.address, event)
                 elif event.id == request.id:
                     return event.ending
-
-    async def _fetch(self, where: Begun, path: Path, sha256: str) -> None:
-        """Have a result at `path`; what is not all there is not there."""
-        incoming, more = await _done(Incoming, path), True
-        try:
-            while more:
-                async with self._line.room:
-                    got = await self._line.ask(where, "get", file=path.name)
-                    more = got["more"]
-                    await _done(incoming.write, got["offset"], got["chunk"])
-            await _done(incoming.finish, sha256)
-        except BaseException:
-            incoming.drop()
-            raise
 
 
 def _priority(request: Convert | Inspect) -> float:
@@ -222,7 +185,7 @@ def _known(request: Request, file: str) -> str | None:
     return request.job.sha256 if isinstance(request, Convert) and file == SOURCE else None
 
 
-def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:
+def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:  # noqa: PLR0911 - one for each way to end
     """Return how a request ended; a defect of ours counts, so that it cannot loop."""
     if work.cancelled():
         return STOPPED
@@ -231,19 +194,11 @@ def _ending_of(work: asyncio.Task[Ending | Looked]) -> Ending | Looked:
             return work.result()
         case LostError(lost=lost):
             return lost
+        case SharedFolderError() as error:
+            return Lost(plain(str(error), 300), counts=False)
         case ParcelError() | WireError() as error:
             return Lost(f"the Dask worker and this daemon do not understand each other: {plain(str(error), 200)}")
         case OSError() as error:
             return Lost(f"a file of the job fails on this host ({error.strerror or error})", counts=False)
         case error:
             return Lost(plain(repr(error), 300))
-
-
-async def _done(function: Callable[..., _T], *values: object) -> _T:
-    """Return what a function returns that touches the disk; where we are stopped, it is through before we go on."""
-    thread = asyncio.ensure_future(asyncio.to_thread(function, *values))
-    try:
-        return await asyncio.shield(thread)
-    except asyncio.CancelledError:
-        await asyncio.wait({thread})
-        raise

@@ -54,6 +54,22 @@ class Ticket:
     terms: Terms
 
 
+class LostError(Exception):
+    """A job is lost; `lost` says how."""
+
+    def __init__(self, reason: str, *, counts: bool) -> None:
+        super().__init__(reason)
+        self.lost = Lost(reason, counts=counts)
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """Where a job runs, and the name of the run there."""
+
+    run: str
+    address: str
+
+
 def sources(request: Convert | Inspect) -> dict[str, Path]:
     """Return the files that have to be sent, by name."""
     where, beside = (request.job, request.job.beside) if isinstance(request, Convert) else (request, request.beside)

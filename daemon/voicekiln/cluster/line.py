@@ -16,16 +16,16 @@ import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client, Security
 
 from voicekiln.cluster.connection import CONNECT_S, Here, Places, connection, places
 from voicekiln.cluster.host import NAME, work
-from voicekiln.cluster.letters import Terms, Ticket
+from voicekiln.cluster.letters import Begun, LostError, Terms, Ticket
+from voicekiln.cluster.shared import SharedFolder
 from voicekiln.errors import plain
-from voicekiln.job import Lost
 
 FIRST_PAUSE_S = 1.0
 LAST_PAUSE_S = 60.0
@@ -46,30 +46,23 @@ COUNTING = 0.05
 
 UNANSWERED = "the scheduler has not answered yet"
 
+UNSEEN = "no Dask worker has said yet that it sees the shared folder"
+
 GRACE_S = 2.0
 """When a worker is gone, the scheduler may be, too; so long it is given to show it."""
-
-
-class LostError(Exception):
-    """A job is lost; `lost` says how."""
-
-    def __init__(self, reason: str, *, counts: bool) -> None:
-        super().__init__(reason)
-        self.lost = Lost(reason, counts=counts)
-
-
-@dataclass(frozen=True, slots=True)
-class Begun:
-    """Where a job runs."""
-
-    run: str
-    address: str
 
 
 class Line:
     """See the module. Its thread runs what `carry` is given; everything else may be asked from any thread."""
 
-    def __init__(self, scheduler: str | Here, security: Security | None, ledger: str, wake: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        scheduler: str | Here,
+        security: Security | None,
+        ledger: str,
+        wake: Callable[[], None],
+        spool: Path | None = None,
+    ) -> None:
         """Begin to connect.
 
         Args:
@@ -77,11 +70,12 @@ class Line:
             security: the certificates; None for plain TCP.
             ledger: which marks this daemon's jobs among others'.
             wake: called from the line's thread when `places` or `trouble` have changed.
+            spool: the folder through which files go; None for over Dask.
         """
         self.places = 0
         """How many jobs the cluster runs side by side; 0 while there is no connection."""
         self.trouble: str | None = UNANSWERED
-        """Why there is no connection, for people."""
+        """Why there is no connection, or which Dask workers are of no use, for people."""
         self.scheduler = scheduler
         self.dashboard: str | None = None
         """The address of the scheduler's own page, while there is one."""
@@ -90,7 +84,13 @@ class Line:
         self._wake = wake
         self._client: Client | None = None
         self._resources: dict[str, float] = {}
+        self.shared = None if spool is None else SharedFolder(spool, self._topic)
+        """The folder through which files go."""
+        self._present: frozenset[str] = frozenset()
+        self._usable: frozenset[str] = frozenset()
         self._jobs: dict[str, asyncio.Future[Begun]] = {}
+        self._bound: dict[str, frozenset[str]] = {}
+        """To which Dask workers a job may go; none for all."""
         self._dead = asyncio.Event()
         self.room = asyncio.Semaphore(CHUNKS)
         """To be held while a chunk is in memory."""
@@ -103,6 +103,16 @@ class Line:
     def connected(self) -> bool:
         """Whether the scheduler is there."""
         return self._client is not None
+
+    @property
+    def unsure(self) -> bool:
+        """Whether nothing is known yet."""
+        return self.trouble in {UNANSWERED, UNSEEN}
+
+    @property
+    def unusable(self) -> bool:
+        """Whether there are Dask workers, none of which sees the shared folder."""
+        return bool(self._present and not self._usable)
 
     def carry(self, coroutine: Coroutine[Any, Any, None]) -> None:
         """Let a coroutine run in the line's thread."""
@@ -139,7 +149,19 @@ class Line:
         begun = self._jobs[key] = self._loop.create_future()
         ticket = Ticket(key, self._topic, request, terms)
         resources = self._resources or None
-        task = client.submit(work, ticket, key=key, retries=0, resources=resources, priority=priority, pure=False)
+        # Where nobody is, anybody may come: a cluster that grows with its work has to see some. A resource of those
+        # that see the folder will not do: told of a new one, Dask forgets which are in use.
+        bound = self._bound[key] = self._usable if self.shared is not None else frozenset()
+        task = client.submit(
+            work,
+            ticket,
+            key=key,
+            retries=0,
+            resources=resources,
+            priority=priority,
+            workers=[*bound] or None,
+            pure=False,
+        )
         done = asyncio.ensure_future(task.exception())
         gone = self._loop.create_task(self._dead.wait())
         where = None
@@ -148,11 +170,13 @@ class Line:
             if not begun.done():
                 raise LostError(self._why_not(task), counts=False)
             where = begun.result()
+            if self.shared is not None and (trouble := await self.shared.trouble_of(client, where.address)):
+                raise LostError(plain(trouble, 300), counts=False)
             yield where
         finally:
             done.cancel()
             gone.cancel()
-            del self._jobs[key]
+            del self._jobs[key], self._bound[key]
             if where is not None:
                 await self._send_away(where)
             task.release()
@@ -224,17 +248,22 @@ class Line:
         """Return when the scheduler is gone; Dask's own way to reconnect would take up keys that nobody wants."""
         client.subscribe_topic(self._topic, self._began)
         self._dead.clear()
+        if (shared := self.shared) is not None:
+            shared.clear()
         try:
             count_by = self._loop.time()
             while client.status == "running":
-                if (began := self._loop.time()) >= count_by:
-                    self._count(client, await asyncio.wait_for(places(client), CONNECT_S))
+                if (began := self._loop.time()) >= count_by or (shared is not None and shared.news):
+                    self._count(client, await asyncio.wait_for(places(client, shared), CONNECT_S))
                     took_s = self._loop.time() - began
                     count_by = self._loop.time() + max(COUNT_EVERY_S, took_s / COUNTING)
                 await asyncio.sleep(LOOK_S)
         finally:
             self._client = self.dashboard = None
+            self._present = self._usable = frozenset()
             self.places = 0
+            if shared is not None:
+                shared.forget()
             self._dead.set()
 
     def _count(self, client: Client, found: Places) -> None:
@@ -242,10 +271,21 @@ class Line:
         self._resources = found.resources
         self.dashboard = found.dashboard
         self._client = client
+        self._present, self._usable = found.present, found.usable
+        for key, bound in self._bound.items():
+            if bound and not bound & found.present:
+                self._strand(self._jobs[key])
         if found.number != self.places:
             self.places = found.number
             self._wake()
-        self._is(None)
+        trouble = None if self.shared is None else self.shared.trouble
+        self._is(trouble or (UNSEEN if self.unusable else None))
+
+    @staticmethod
+    def _strand(begun: asyncio.Future[Begun]) -> None:
+        """Let a job go that waits for Dask workers that have left; the scheduler would keep it for ever."""
+        if not begun.done():
+            begun.set_exception(LostError("the Dask workers that it waited for have left", counts=False))
 
     def _began(self, event: tuple[float, Any]) -> None:
         """Hear from a Dask worker that it has begun with a job."""

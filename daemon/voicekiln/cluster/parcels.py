@@ -8,13 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
+from voicekiln.errors import ShareAwayError
 from voicekiln.folders.files import open_folder, open_plain, sync_folder
 
 CHUNK = 8 * 1024 * 1024
 """Bytes. Large enough that the way there and back costs little, small enough that a hundred of them fit in memory."""
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+
+UNLIKE = "the content arrived with another hash than it left with"
 
 
 class ParcelError(Exception):
@@ -24,13 +31,17 @@ class ParcelError(Exception):
 class Outgoing:
     """Reads a file that somebody else may have made: a plain one, by its own name, in a folder that is ours."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, root: Path | None = None) -> None:
         """Open it.
+
+        Args:
+            path: where it is.
+            root: a folder above it that strangers may write to: below it no link is followed.
 
         Raises:
             OSError: if there is no plain file; a link is none, wherever it leads.
         """
-        with open_folder(path.parent, PurePosixPath()) as folder:
+        with _folder_of(path, root) as folder:
             self._file: BinaryIO = open_plain(folder, path.name)
         self._hash = hashlib.sha256()
         self.offset = 0
@@ -60,16 +71,23 @@ class Outgoing:
 class Incoming:
     """Writes a file that comes in chunks."""
 
-    def __init__(self, path: Path) -> None:
-        """Begin it.
+    def __init__(self, path: Path, root: Path | None = None) -> None:
+        """Begin it; `root` as in `Outgoing`.
 
         Raises:
             OSError: if there is something of its name, or the disk fails.
         """
         self._path = path
-        self._file = os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
+        self._root = root
+        with _folder_of(path, root) as folder:
+            self._file = os.fdopen(os.open(path.name, _NEW, 0o600, dir_fd=folder), "wb")
         self._hash = hashlib.sha256()
         self._bytes = 0
+
+    @property
+    def sha256(self) -> str:
+        """Of all that was written so far."""
+        return self._hash.hexdigest()
 
     def write(self, offset: int, chunk: bytes | bytearray | memoryview) -> None:
         """Take a chunk.
@@ -91,16 +109,30 @@ class Incoming:
             ParcelError: if it is not what left; then it is gone.
             OSError: if the disk fails.
         """
-        if self._hash.hexdigest() != sha256:
+        if self.sha256 != sha256:
             self.drop()
-            raise ParcelError("the content arrived with another hash than it left with")
+            raise ParcelError(UNLIKE)
         self._file.flush()
         os.fsync(self._file.fileno())
         self._file.close()
-        with open_folder(self._path.parent, PurePosixPath()) as folder:
+        with _folder_of(self._path, self._root) as folder:
             sync_folder(folder)
+
+    def close(self) -> None:
+        """Let it go as it is."""
+        self._file.close()
 
     def drop(self) -> None:
         """Remove it."""
         self._file.close()
         self._path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _folder_of(path: Path, root: Path | None) -> Iterator[int]:
+    root = root or path.parent
+    try:
+        with open_folder(root, PurePosixPath(path.parent.relative_to(root))) as folder:
+            yield folder
+    except ShareAwayError as error:
+        raise error.__cause__ or error from None

@@ -8,6 +8,8 @@ process reads it, and what that leaves is read on as plain bytes of a known name
 from __future__ import annotations
 
 import errno
+import os
+import stat
 import threading
 import time
 from collections import deque
@@ -183,3 +185,16 @@ class Place:
             self._started = event
         if self.run is not None:
             self.run.happened(event)
+
+
+def ours(folder: Path) -> Path:
+    """Return a folder that is ours alone, made where it is missing.
+
+    Raises:
+        PermissionError: if somebody else has made it, who could then write into what our process reads.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    st = folder.lstat()
+    if not stat.S_ISDIR(st.st_mode) or st.st_uid != os.getuid() or st.st_mode & 0o022:
+        raise PermissionError(f"{folder} is not ours alone")
+    return folder

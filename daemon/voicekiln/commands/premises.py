@@ -91,11 +91,11 @@ def cluster(settings: Settings) -> Found:
     from voicekiln.cluster.crew import line_to  # noqa: PLC0415 - thirty megabytes, for those who have a cluster
 
     line, until = line_to(settings, "doctor", lambda: None, 0), time.monotonic() + CLUSTER_S
-    while not line.connected and time.monotonic() < until:
+    while (line.unsure or not line.connected) and time.monotonic() < until:
         time.sleep(0.05)
-    found = Found([f"{line.scheduler}: {line.places} places; dashboard {line.dashboard or 'none'}"])
+    found = Found([f"{line.scheduler}; places: {line.places}; dashboard: {line.dashboard or 'none'}"])
     if line.trouble is not None:
-        found = Found([f"{line.scheduler}: {line.trouble}"], [f"The cluster cannot be used: {line.trouble}."])
+        found = Found([f"{line.scheduler}; {line.trouble}"], [f"The cluster cannot be used: {line.trouble}."])
     elif not line.places:
         found.wrong.append("The cluster has no workers. Start some: dask worker with the address of the scheduler.")
     line.close()
