@@ -19,13 +19,13 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from benchmarks import conversions, graphs, load, ordinary, page, running
+from benchmarks import cluster, conversions, graphs, load, ordinary, page, running, waiting
 from benchmarks.harness import Figure, Room, Seat
 from voicekiln.convert import device
 from voicekiln.folders.watch import file_system
 
 RESULTS = Path(__file__).with_name("results.json")
-NUMBERS = range(1, 14)
+NUMBERS = range(1, 20)
 AGAINST_ORDINARY = {2, 3, 8}
 LIKE_DB = 80.0
 """Less, and the ordinary network is another one than ours."""
@@ -83,6 +83,12 @@ def _measure(room: Room, numbers: set[int], results: dict[str, Any]) -> Iterator
         11: load.ledger,
         12: load.flood,
         13: page.opening,
+        14: cluster.engine,
+        15: cluster.flow,
+        16: cluster.parcels,
+        17: cluster.throughput,
+        18: waiting.loop,
+        19: waiting.hands,
     }.items():
         if number in numbers:
             yield from figures(room)
