@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from cluster.published import published_once
 from cluster_running import ENV, Cluster
+from cluster_stand_in import KILL, LEAVE, wait
 from kiln import voice_bytes
 from quick_worker import PRELUDE
 from running import CONFIG, Daemon
@@ -17,10 +19,10 @@ from stub_worker import vanishes
 VOICES = 30
 
 
-def daemon(at: Path, scheduler: str, more: str = "", prelude: str = "") -> Daemon:
+def daemon(at: Path, scheduler: str, more: str = "", prelude: str = "", config: str = CONFIG) -> Daemon:
     at.mkdir(exist_ok=True)
     workers = f"workers: {{engine: dask, scheduler: '{scheduler}'{more}}}\n"
-    return Daemon(at, workers + CONFIG, prelude, ENV | {"DASK_DISTRIBUTED__WORKER__PRELOAD": "cluster_stand_in"})
+    return Daemon(at, workers + config, prelude, ENV | {"DASK_DISTRIBUTED__WORKER__PRELOAD": "cluster_stand_in"})
 
 
 def drop(daemon: Daemon, *numbers: int) -> None:
@@ -85,6 +87,46 @@ def test_this_host_does_the_work_if_it_shall(cluster: Cluster, tmp_path: Path) -
             at.until(lambda: at.events("service.ready") != [])
             drop(at, 2)
             until_done(at, 2)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_daemon_that_is_started_again_publishes_each_voice_once(
+    cluster: Cluster, tmp_path: Path, number: signal.Signals
+) -> None:
+    """What was published, what ran and what waited; that the daemon goes is no attempt of any."""
+    go = tmp_path / "go"
+    with cluster:
+        at = daemon(tmp_path / "d", cluster.address)
+        drop(at, 1)
+        with at:
+            until_done(at, 1)
+            (at.inbox / "v2.pth").write_bytes(voice_bytes(wait(go)))
+            at.until(lambda: any(line["file"] == "v2.pth" for line in at.events("stage.entered")))
+            drop(at, 3, 4, 5, 6)
+            at.until(lambda: any(line["file"] == "v6.pth" for line in at.events("file.settled")))
+            at.process.send_signal(number)
+            at.process.wait()
+        go.touch()
+        with at:
+            attempts = published_once(at, *(f"v{name}" for name in range(1, 7)))
+        assert set(attempts.values()) == {1}
+
+
+@pytest.mark.parametrize("asked", [LEAVE, KILL], ids=["the caged process", "the Dask worker"])
+def test_a_voice_that_ends_its_worker_each_time_is_refused(tmp_path: Path, asked: str) -> None:
+    """After as many attempts as on one machine; the others come out, and cost no more attempts than their own."""
+    with Cluster(tmp_path, nanny=True) as cluster:
+        at = daemon(tmp_path / "d", cluster.address, config=CONFIG.replace("cpu", "cpu, attempts: 2"))
+        at.inbox.mkdir()
+        (at.inbox / "v0.pth").write_bytes(voice_bytes(asked))
+        with at:
+            at.until(lambda: at.log.exists() and at.events("worker.lost") != [])
+            drop(at, 1, 2, 3)
+            until_done(at, 1, 2, 3)
+            at.until_there("v0.error.json")
+            assert at.read("v0.error.json")["code"] == "worker-lost"
+            lost = [(line["file"], line["attempt"]) for line in at.events("worker.lost")]
+            assert lost == [("v0.pth", 1), ("v0.pth", 2)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])

@@ -18,7 +18,7 @@ import pytest
 
 from convert import small_networks
 from voicekiln.convert import cache as cache_module
-from voicekiln.convert import template
+from voicekiln.convert import template, turns
 from voicekiln.convert.cache import IN_FOLDER, IN_MEMORY, SUFFIX, Cache, kind_of
 from voicekiln.convert.template import ARITHMETICS, Kind, Template
 from voicekiln.families.base import Exportable
@@ -413,6 +413,49 @@ def test_two_that_make_the_same_at_once_both_have_it(
     assert len(maker.asked) == 2
     assert names(folder) == {path_of(folder).name}
     assert whole(Cache(folder)) == found[0]
+
+
+def test_of_two_at_once_one_makes_it(folder: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The other one waits for it, as long as the making lasts, and has the same."""
+    folder.mkdir(parents=True)
+    waits = threading.Event()
+    locked = turns.locked
+
+    def seen(descriptor: int) -> bool:
+        got = locked(descriptor)
+        if not got:
+            waits.set()
+        return got
+
+    def slow(exportable: Exportable, kind: Kind) -> Template:
+        waits.wait(30)
+        return maker.float32(exportable, kind)
+
+    monkeypatch.setattr(turns, "locked", seen)
+    monkeypatch.setattr(template, "float32", slow)
+    found: list[Template] = []
+    threads = [threading.Thread(target=lambda: found.append(whole(Cache(folder)))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert found[0] == found[1]
+    assert len(maker.asked) == 1
+
+
+def test_a_process_that_never_lets_go_costs_an_export(
+    folder: Path, maker: Maker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may hang, or be a stranger's; nobody waits for it without end."""
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(turns, "TURN_S", 0.1)
+    thread = threading.Thread(target=whole, args=(Cache(folder),), daemon=True)
+    with turns.turn(folder):
+        thread.start()
+        thread.join(30)
+        assert not thread.is_alive()
+    assert len(maker.asked) == 1
+    assert names(folder) == {path_of(folder).name}
 
 
 @pytest.mark.usefixtures("maker")

@@ -15,9 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convert.small_checkpoints import around, saved, written
-from convert.test_hostile_archives import LIES
-from convert.test_hostile_pickles import FEW, TABLE, stream
+from convert.hostile_files import far_reaching, hostile_files
+from convert.small_checkpoints import saved, written
 from convert.test_hostile_voices import Spoilt, fuzz, tables, voices
 from stub_worker import Bench, convert, ending, has, one_room
 from tiny_voices import tiny
@@ -58,18 +57,14 @@ def answer(bench: Bench, place: Path, data: bytes) -> Converted | Refused:
 
 def test_every_hostile_pickle_and_archive_is_refused_by_one_worker(bench: Bench, place: Path) -> None:
     """All that is in the tables, now in the one form and now in the other, and a sound voice at the end."""
-    for at, (name, (opcodes, _)) in enumerate(TABLE.items()):
-        data = stream(opcodes) if at % 2 else around(opcodes, s0=FEW)
+    for name, data in hostile_files():
         assert isinstance(answer(bench, place, data), Refused), name
-    for name, (made, _) in LIES.items():
-        assert isinstance(answer(bench, place, made() if callable(made) else made), Refused), name
     assert isinstance(answer(bench, place, saved(tiny())), Converted)
 
 
 def test_a_convolution_that_would_fill_any_memory_is_refused(bench: Bench, place: Path) -> None:
     """Dilations leave no trace in the weights: a small file can ask for a reach of billions of samples."""
-    voice = tiny(block_kernels=(1001, 5), dilations=((60_000, 60_000), (1, 2)))
-    got = answer(bench, place, saved(voice))
+    got = answer(bench, place, far_reaching())
     assert isinstance(got, Refused)
     assert got.refusal.code == "contradiction"
 

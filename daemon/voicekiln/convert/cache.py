@@ -2,6 +2,8 @@
 
 The folder is a convenience: whatever is wrong with it (full, read-only, gone, damaged files) costs the time of an
 export and never a conversion. A template appears under its name whole or not at all, and is checked when it is read.
+
+Of the processes that use the folder, one at a time makes templates; the others wait, and mostly find what they want.
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from voicekiln.convert import template
 from voicekiln.convert.fill import TYPES
 from voicekiln.convert.graph import ports
 from voicekiln.convert.template import Arithmetic, DamagedError, Kind, Template, read_kind
+from voicekiln.convert.turns import turn
 from voicekiln.families.base import Exportable
 from voicekiln.job import Precision, Recipe
 
@@ -49,6 +52,7 @@ class Cache:
         """Nothing is read yet; the folder need not exist."""
         self.folder = folder
         self._loaded: OrderedDict[str, Template] = OrderedDict()
+        self._in_turn = False
         self.trouble: str | None = None
         """Why a template could not be kept, the last time that one could not."""
 
@@ -61,7 +65,7 @@ class Cache:
             BadGraphError: if the tools make something else than they should.
         """
         kind = kind_of(exportable, recipe, precision, arithmetic)
-        found = self._loaded.get(kind.key) or self._read(kind, exportable) or self._make(exportable, recipe, kind)
+        found = self._loaded.get(kind.key) or self._read(kind, exportable) or self._make_once(exportable, recipe, kind)
         self._loaded[kind.key] = found
         self._loaded.move_to_end(kind.key)
         while len(self._loaded) > IN_MEMORY:
@@ -82,6 +86,17 @@ class Cache:
         """Remove the files and return how many there were."""
         self._loaded.clear()
         return sum(map(_removed, self.folder.glob(f"*{SUFFIX}")))
+
+    def _make_once(self, exportable: Exportable, recipe: Recipe, kind: Kind) -> Template:
+        """Make a template, unless another process has just done so."""
+        if self._in_turn:
+            return self._make(exportable, recipe, kind)
+        with turn(self.folder):
+            self._in_turn = True
+            try:
+                return self._read(kind, exportable) or self._make(exportable, recipe, kind)
+            finally:
+                self._in_turn = False
 
     def _make(self, exportable: Exportable, recipe: Recipe, kind: Kind) -> Template:
         if kind.precision == "fp32":
