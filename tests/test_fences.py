@@ -313,39 +313,9 @@ def test_a_status_page_that_is_a_folder_is_a_problem(tmp_path: Path) -> None:
     assert problem == f"status.page: {tmp_path}/www is a folder; write the path of a file in it"
 
 
-@pytest.mark.parametrize(
-    "scheduler", ["tcp://127.0.0.1:8786", "tcp://localhost:8786", "tcp://[::1]:8786", "tcp://127.8.8.8:1"]
-)
-def test_a_scheduler_on_this_machine_may_be_plain(tmp_path: Path, scheduler: str) -> None:
-    """Nobody else hears what goes there."""
-    assert fences.problems(settings_in(tmp_path, workers=Workers("dask", scheduler))) == []
-
-
-@pytest.mark.parametrize("host", ["gpu1", "10.0.0.8", "127.0.0.1.example", "localhost.example", "[fe80::1]", "0x7f.1"])
-def test_a_scheduler_elsewhere_has_to_be_encrypted(tmp_path: Path, host: str) -> None:
-    """Who reaches it runs programs here; unless the person says that nobody does."""
-    plain = Workers("dask", f"tcp://{host}:8786")
-    assert keys(fences.problems(settings_in(tmp_path, workers=plain))) == ["workers.scheduler"]
-    assert fences.problems(settings_in(tmp_path, workers=replace(plain, plain_tcp=True))) == []
-
-
-def test_tls_needs_its_certificates(tmp_path: Path) -> None:
-    """All three, and files that can be read."""
-    workers = Workers("dask", "tls://gpu1:8786", ca=tmp_path / "ca.pem")
-    found = keys(fences.problems(settings_in(tmp_path, workers=workers)))
-    assert found == ["workers.ca", "workers.cert", "workers.key"]
-    (tmp_path / "ca.pem").touch()
-    whole = replace(workers, cert=tmp_path / "ca.pem", key=tmp_path / "ca.pem")
-    assert fences.problems(settings_in(tmp_path, workers=whole)) == []
-
-
-def test_a_cluster_needs_an_address(tmp_path: Path) -> None:
-    """And Dask."""
+def test_a_cluster_is_looked_at_too(tmp_path: Path) -> None:
+    """See `cluster.test_fences`."""
     assert keys(fences.problems(settings_in(tmp_path, workers=Workers("dask")))) == ["workers.scheduler"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fences, "find_spec", lambda _: None)
-        found = fences.problems(settings_in(tmp_path, workers=Workers("dask", "tcp://localhost:1")))
-    assert keys(found) == ["workers.engine"]
 
 
 def dask(spool: Path) -> Workers:

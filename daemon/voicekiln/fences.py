@@ -14,13 +14,12 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 from collections.abc import Iterator
 from contextlib import suppress
-from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
 
+from voicekiln.cluster import fences as cluster
 from voicekiln.errors import plain
 from voicekiln.folders.names import fold, temp_name
 from voicekiln.folders.watch import file_system, sync_marker
@@ -31,8 +30,6 @@ _PROBE = temp_name("voicekiln", "probe")
 
 _MAX_SOCKET = 107
 """Bytes of a path that fit into the address of a Unix socket."""
-
-_LOOPBACK = re.compile(r"tcp://(?:localhost|127\.\d+\.\d+\.\d+|\[::1\]):")
 
 _PASSING = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.EBUSY, errno.EAGAIN, errno.EINTR),
@@ -62,7 +59,7 @@ def problems(settings: Settings, *, make: bool = True) -> list[str]:
         *_boards(settings),
         *_metrics(settings),
         *_command(settings),
-        *_cluster(settings),
+        *cluster.problems(settings.workers),
         *_spool(settings),
     ]
 
@@ -267,29 +264,6 @@ def _command(settings: Settings) -> Iterator[str]:
         yield f"notify.command: there is no program {_shown(program)}"
     elif not os.access(program, os.X_OK, effective_ids=True):
         yield f"notify.command: {_shown(program)} may not be run; make it executable (chmod a+x)"
-
-
-def _cluster(settings: Settings) -> Iterator[str]:
-    """Whoever reaches a scheduler, or stands between it and us, may run any code here: Dask sends objects."""
-    workers = settings.workers
-    if workers.engine == "local":
-        return
-    if find_spec("distributed") is None:
-        yield "workers.engine: dask is not installed; install it with: pip install 'voicekiln[cluster]'"
-    if workers.scheduler is None:
-        yield "workers.scheduler: is missing; write the address that dask scheduler says, like tls://gpu1.example:8786"
-    elif workers.scheduler.startswith("tls"):
-        for key in ("ca", "cert", "key"):
-            file: Path | None = getattr(workers, key)
-            if file is None:
-                yield f"workers.{key}: is missing, and tls:// needs it; write the path of a .pem file"
-            elif not os.access(file, os.R_OK, effective_ids=True):
-                yield f"workers.{key}: {_shown(file)} cannot be read"
-    elif not (workers.scheduler == "local" or workers.plain_tcp or _LOOPBACK.match(workers.scheduler)):
-        yield (
-            "workers.scheduler: through plain tcp:// anybody in the network can run programs as voicekiln; use tls://, "
-            "or write plain_tcp: true if nobody else is in that network"
-        )
 
 
 def _spool(settings: Settings) -> Iterator[str]:
