@@ -13,7 +13,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 PLACES = [str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
 ENV = {**os.environ, "PYTHONPATH": os.pathsep.join(PLACES)}

@@ -205,8 +205,8 @@ class _Loop:
         self._watch_again = float("-inf")
         self._arming = False
         self._watched = 0
-        self._crew: Crew | None = None
         self._watched_since = float("-inf")
+        self._crew: Crew | None = None
         homes = Homes.of(settings)
         hands = ThreadHands(self._bell.ring, EXPECTED)
         common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())

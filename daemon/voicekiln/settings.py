@@ -119,9 +119,9 @@ class Workers:
     """Where the workers are."""
 
     engine: Literal["local", "dask"] = "local"
-    """`dask`: on a Dask cluster that runs already."""
+    """`dask`: on a Dask cluster."""
     scheduler: Scheduler = None
-    """Its address."""
+    """Where its scheduler is."""
     ca: LocalFile = None
     cert: LocalFile = None
     key: LocalFile = None

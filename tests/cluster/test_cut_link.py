@@ -32,7 +32,7 @@ SOON = {
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP": "11s",  # Dask takes no less
     "DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "3s",
 }
-SOON_HERE = "from voicekiln.cluster import line\nline.CALL_S, line.LAST_PAUSE_S = 8.0, 2.0\n"
+SOON_HERE = "from voicekiln.cluster import line\nline.CALL_S, line.LAST_PAUSE_S = 12.0, 2.0\n"
 
 
 class Link:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import signal
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from distributed import Client
+from distributed import Client, Scheduler
 from distributed.protocol.serialize import to_serialize
 
 import stub_worker
@@ -26,11 +27,11 @@ from stub_worker import VOICE, ending, has, vanishes
 from stub_worker import until as polled
 from voicekiln.cluster.host import LEAVING
 from voicekiln.cluster.keeper import DaskKeeper
-from voicekiln.cluster.letters import Terms
+from voicekiln.cluster.letters import LostError, Terms
 from voicekiln.cluster.line import Line
 from voicekiln.job import STAGES, Converted, Lost, staged_files
 from voicekiln.worker.keeper import At, Ended, Event, Keeper, Left, Started
-from voicekiln.worker.wire import Convert, Ready
+from voicekiln.worker.wire import Convert, Ready, encode
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def own(tmp_path: Path) -> Iterator[Cluster]:
 
 def run(keeper: Keeper, woken: threading.Event, tmp_path: Path, name: str) -> list[Event]:
     keeper.begin(convert(tmp_path, name), time.monotonic())
-    return polled(keeper, woken, has(Ended), 20.0)
+    return polled(keeper, woken, has(Ended), 30.0)
 
 
 def test_a_process_that_stays_is_announced_once(keeper: DaskKeeper, woken: threading.Event, tmp_path: Path) -> None:
@@ -225,11 +226,15 @@ class TestFiles:
         """In the Dask worker's folder, whatever the ending was."""
         for name in ("good1", "bad1", "lost1", "wrong1"):
             run(keeper, woken, tmp_path, name)
-        until(lambda: not [p for p in cluster.at.glob("worker-*/**/voicekiln/**/*") if p.is_file()])
+        until(
+            lambda: (
+                not [name for at, _, names in os.walk(cluster.at) if "voicekiln" in Path(at).parts for name in names]
+            )
+        )
 
 
 def test_of_those_that_wait_the_least_turn_comes_first(
-    line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
+    cluster: Cluster, line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
 ) -> None:
     """Whatever the order in which they were sent; the ledger's turns favour the small and the old."""
     told: list[str] = []
@@ -239,10 +244,16 @@ def test_of_those_that_wait_the_least_turn_comes_first(
     for name, turn in turns.items():
         place = DaskKeeper(line, terms(), partial(told.append, name))
         place.begin(replace(convert(tmp_path, name), turn=turn), time.monotonic())
-    time.sleep(0.5)
+    with Client(cluster.address, set_as_default=False) as client:
+        until(lambda: client.run_on_scheduler(tasks) == 1 + len(turns))
     keeper.stop(time.monotonic())
     until(lambda: len(set(told)) == len(turns))
     assert [*dict.fromkeys(told)] == sorted(turns, key=turns.__getitem__)
+
+
+def tasks(dask_scheduler: Scheduler) -> int:
+    """Return how many tasks a scheduler has; Dask knows by the name that it is wanted here."""
+    return len(dask_scheduler.tasks)
 
 
 class TestTrouble:
@@ -333,6 +344,43 @@ class TestTrouble:
         until(lambda: line.places)
         assert line.trouble is None
         assert isinstance(ending(run(keeper, woken, tmp_path, "good3")), Converted)
+        line.close()
+
+    def test_a_defect_there_costs_an_attempt_and_no_place(
+        self, line: Line, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """As where a daemon of another version knows other stages: the job is lost, and the next one has its turn."""
+        other = replace(terms(), deadlines={"start": 10.0})
+        lost = ending(run(DaskKeeper(line, other, woken.set), woken, tmp_path, "good1"))
+        assert isinstance(lost, Lost)
+        assert "given the job up" in lost.reason
+        assert lost.counts
+        assert isinstance(ending(run(DaskKeeper(line, terms(), woken.set), woken, tmp_path, "good2")), Converted)
+
+    def test_a_job_of_a_scheduler_that_went_does_not_count(self, own: Cluster, tmp_path: Path) -> None:
+        """Also where the next one is there before the daemon has a word for the job again."""
+        line, begun, go, found = called(own, lambda: None), threading.Event(), asyncio.Event(), list[Lost]()
+
+        async def job() -> None:
+            try:
+                async with line.job("good1", encode(convert(tmp_path, "good1")), terms(), 0.0) as where:
+                    begun.set()
+                    await go.wait()
+                    await line.ask(where, "begin")
+            except LostError as error:
+                found.append(error.lost)
+
+        line.carry(job())
+        assert begun.wait(30.0)
+        own.kill(own.scheduler)
+        own.kill(own.workers[0])
+        until(lambda: not line.connected)
+        own.start_scheduler()
+        own.start_worker()
+        until(lambda: line.places)
+        line.call(go.set)
+        until(lambda: found)
+        assert found == [Lost(f"the scheduler at {own.address} went away", counts=False)]
         line.close()
 
 

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from cluster_running import until
 from endings import converted
 from stub_worker import VOICE, convert
-from voicekiln.cluster.letters import SOURCE, decode_event, encode_event
+from voicekiln.cluster.letters import SOURCE, Terms, decode_event, encode_event
 from voicekiln.cluster.parcels import ParcelError
-from voicekiln.cluster.place import SILENCE_S, Run
+from voicekiln.cluster.place import SILENCE_S, Place, Run
 from voicekiln.errors import Empty
 from voicekiln.job import Converted, Lost, Refused
 from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
@@ -68,6 +69,17 @@ def test_a_source_lies_there_when_its_hash_came(run: Run) -> None:
     job = run.request(3).job  # type: ignore[union-attr]  # as above
     assert job.source.read_bytes() == VOICE
     assert job.source.stat().st_mode & 0o077 == 0
+
+
+def test_nothing_is_begun_for_a_run_that_is_over(run: Run, tmp_path: Path) -> None:
+    """It was given up just when its daemon was heard again; the place is free for the next one."""
+    place = Place(tmp_path / "place", tmp_path / "templates", Terms("cpu", {"start": 10.0}, 10.0, 10**9))
+    place.run = run
+    run.over.set()
+    place.begin(run, threads=1)
+    until(lambda: not place._orders)
+    assert not place.busy
+    assert run.events() == []
 
 
 EVENTS: list[Callable[[Path], Event]] = [

@@ -17,24 +17,21 @@ from typing import Any, cast
 import pytest
 from distributed import Client
 
-import stub_worker
-from cluster_running import ENV, Cluster, until
+from cluster.test_daemon_on_a_cluster import daemon, drop
+from cluster.test_dask_keeper import convert, run, terms
+from cluster_running import Cluster, until
 from keeper_contract import KeeperContract
-from kiln import voice_bytes
-from running import CONFIG, Daemon
 from stub_worker import VOICE, ending, has
 from stub_worker import until as polled
 from voicekiln.cluster import ferry, hand
 from voicekiln.cluster import shared as shared_folder
 from voicekiln.cluster.crew import Crew
 from voicekiln.cluster.keeper import DaskKeeper
-from voicekiln.cluster.letters import Terms
 from voicekiln.cluster.line import Line
 from voicekiln.cluster.parcels import Incoming
 from voicekiln.cluster.shared import SharedFolder
-from voicekiln.job import STAGES, Converted, Lost, staged_files
+from voicekiln.job import Converted, Lost, staged_files
 from voicekiln.worker.keeper import At, Ended, Event, Keeper
-from voicekiln.worker.wire import Convert
 
 NAMESPACE = ["unshare", "--map-root-user", "--mount"]
 """In front of a command, which then has mounts of its own."""
@@ -84,20 +81,6 @@ def keeper(line: Line, woken: threading.Event) -> Iterator[DaskKeeper]:
     keeper = DaskKeeper(line, terms(), woken.set)
     yield keeper
     keeper.close(1.0)
-
-
-def terms(idle_s: float = 30.0) -> Terms:
-    return Terms("cpu", {"start": 10.0} | dict.fromkeys(STAGES, 10.0), idle_s, 10**9)
-
-
-def convert(tmp_path: Path, name: str) -> Convert:
-    (tmp_path / "voice.pth").write_bytes(VOICE)
-    return stub_worker.convert(tmp_path, name)
-
-
-def run(keeper: Keeper, woken: threading.Event, tmp_path: Path, name: str) -> list[Event]:
-    keeper.begin(convert(tmp_path, name), time.monotonic())
-    return polled(keeper, woken, has(Ended), 30.0)
 
 
 def lost(events: list[Event]) -> Lost:
@@ -468,7 +451,7 @@ class TestDaemon:
 
     def test_voices_go_through_the_folder(self, own: Cluster, tmp_path: Path, spool: Path) -> None:
         """They are published, also when the folder was away for a while: that is told, and nobody is refused."""
-        with own, daemon(tmp_path / "d", own.address, spool) as at:
+        with own, daemon(tmp_path / "d", own.address, f", spool: {spool}") as at:
             drop(at, *range(5))
             at.until_there(*(f"v{number}.json" for number in range(5)))
             spool.rename(tmp_path / "away")
@@ -484,26 +467,14 @@ class TestDaemon:
         self, own: Cluster, tmp_path: Path, spool: Path
     ) -> None:
         """What it had in the folder is removed, and the voices are converted."""
-        at = daemon(tmp_path / "d", own.address, spool)
+        at = daemon(tmp_path / "d", own.address, f", spool: {spool}")
         with own:
             drop(at, *range(30))
             with at:
-                at.until(lambda: any(path.glob("0") for path in spool.iterdir()))
+                at.until(lambda: bool(list(spool.glob("*/0"))))
                 at.process.kill()
                 at.process.wait()
             with at:
                 at.until_there(*(f"v{number}.json" for number in range(30)))
                 at.until(lambda: not list(spool.iterdir()))
         assert list(at.outbox.glob("*.error.json")) == []
-
-
-def daemon(at: Path, scheduler: str, spool: Path) -> Daemon:
-    at.mkdir()
-    workers = f"workers: {{engine: dask, scheduler: '{scheduler}', spool: {spool}}}\n"
-    return Daemon(at, workers + CONFIG, env=ENV)
-
-
-def drop(daemon: Daemon, *numbers: int) -> None:
-    daemon.inbox.mkdir(exist_ok=True)
-    for number in numbers:
-        (daemon.inbox / f"v{number}.pth").write_bytes(voice_bytes(f"voice {number}"))

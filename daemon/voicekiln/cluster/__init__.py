@@ -1,4 +1,4 @@
-"""The same conversions on a Dask cluster that the user runs.
+"""The same conversions on a Dask cluster, one that the user runs or a small one of our own.
 
 `line` minds the `connection` to the scheduler, `keeper` plays the worker's part for the supervisor, `host` and `place`
 run in the Dask workers, which `farewell` lets leave in an orderly way, `letters` and `parcels` are what goes to and

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import resource
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -68,7 +67,7 @@ class Places:
     """Of those that see the shared folder, if there is one; only their places are counted."""
 
 
-async def places(client: Client, shared: SharedFolder | None = None) -> Places:
+async def places(client: Client, shared: SharedFolder | None) -> Places:
     """Count the places, GPUs where any worker has some, else threads; no more than this process may have connections.
 
     Raises:
@@ -80,7 +79,7 @@ async def places(client: Client, shared: SharedFolder | None = None) -> Places:
     usable = present if shared is None else shared.seen_by(client, present)
     workers = [present[address] for address in usable]
     gpus = any(worker["resources"].get(GPU) for worker in present.values())
-    number = math.floor(sum(int(worker["resources"].get(GPU, 0)) if gpus else worker["nthreads"] for worker in workers))
+    number = sum(int(worker["resources"].get(GPU, 0)) if gpus else worker["nthreads"] for worker in workers)
     dashboard = _dashboard(str(client.scheduler.address), identity["services"].get("dashboard"))
     number = min(number, _room_for_connections())
     return Places(number, {GPU: 1} if gpus else {}, dashboard, frozenset(present), frozenset(usable))

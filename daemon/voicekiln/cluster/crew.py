@@ -138,4 +138,4 @@ class _Elsewhere(Machine):
 
     def free_bytes(self) -> float:
         """See `Machine`."""
-        return super().free_bytes() if self._crew.helped else 1e18
+        return super().free_bytes() if self._crew.helped else 1e18  # infinity cannot be divided by what a worker takes

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -59,9 +60,10 @@ def work(ticket: Ticket) -> None:
     """Hold the place of a job until it is over; this is what the scheduler runs."""
     worker = get_worker()
     host = Host.of(worker)
-    with host.run(ticket) as run:
+    with host.run(ticket) as stay:
+        run = stay.run
         worker.log_event(ticket.topic, {"key": ticket.key, "run": run.name, "address": worker.contact_address})
-        while not run.over.wait(LOOK_S) and not run.silent and _is_wanted(worker, ticket.key):
+        while not run.over.wait(LOOK_S) and not (run.silent or stay.place.broken) and _is_wanted(worker, ticket.key):
             pass
 
 
@@ -97,7 +99,7 @@ def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Ans
 
 
 @dataclass(frozen=True, slots=True)
-class _Stay:
+class Stay:
     """A run, where it is, and what is set in the Dask worker's loop when there is news of it."""
 
     run: Run
@@ -121,7 +123,7 @@ class Host:
         self._threads = max(1, worker.state.nthreads // max(1, self._gpus or worker.state.nthreads))
         self._lock = threading.Lock()
         self._places: list[Place] = []
-        self._runs: dict[str, _Stay] = {}
+        self._runs: dict[str, Stay] = {}
         for each in (self.put, self.collect, self.begin, self.hear, self.get, self.lay, self.leave):
             worker.handlers[f"{NAME}_{each.__name__}"] = each
         self._loop.call_soon_threadsafe(close_before_signals, self.close, self._loop)
@@ -158,7 +160,7 @@ class Host:
         return None if stay is None else stay.run
 
     @contextmanager
-    def run(self, ticket: Ticket) -> Iterator[Run]:
+    def run(self, ticket: Ticket) -> Iterator[Stay]:
         """Give a job a place, and have that empty again at the end."""
         request = decode_request(ticket.request)
         assert isinstance(request, Convert | Inspect)  # noqa: S101 - the keeper sends no others
@@ -168,12 +170,13 @@ class Host:
             self._loop.call_soon_threadsafe(happened.set)
 
         with self._lock:
-            place = self._free(ticket.terms)
+            place = self._free(replace(ticket.terms, device=self._device(ticket.terms.device)))
             run = place.run = Run(secrets.token_hex(8), request, place.folder, tell)
-            self._runs[run.name] = stay = _Stay(run, place, happened, Ferry(run))
+            self._runs[run.name] = stay = Stay(run, place, happened, Ferry(run))
         try:
-            yield run
+            yield stay
         finally:
+            run.over.set()
             place.stop()
             self._wait_for(place)
             with self._lock:
@@ -196,7 +199,7 @@ class Host:
     @door
     async def begin(self, run: Run) -> Answer:
         """Let the job begin."""
-        self._runs[run.name].place.begin(self._threads)
+        self._runs[run.name].place.begin(run, self._threads)
         return {}
 
     @door
@@ -228,17 +231,19 @@ class Host:
 
     def _free(self, terms: Terms) -> Place:
         """Return a place that nobody has. Dask bounds how many there are in use."""
-        own = [replace(terms, device=self._device(number, terms)) for number in range(len(self._places) + 1)]
-        for number, place in enumerate(self._places):
-            if place.run is None and place.terms == own[number]:
+        for place in self._places:
+            if place.run is None and place.terms == terms and not place.broken:
                 return place
-        number = len(self._places)
-        place = Place(ours(self._folder / str(number)), self._templates, own[number])
+        place = Place(ours(self._folder / str(len(self._places))), self._templates, terms)
         self._places.append(place)
         return place
 
-    def _device(self, number: int, terms: Terms) -> str:
-        return f"cuda:{number % self._gpus}" if self._gpus > 1 and terms.device == "auto" else terms.device
+    def _device(self, wanted: str) -> str:
+        """Return the device for one more run: of several GPUs the one that has the fewest, under whichever terms."""
+        if self._gpus < 2 or wanted != "auto":  # noqa: PLR2004 - several
+            return wanted
+        taken = Counter(place.terms.device for place in self._places if place.run is not None)
+        return min((f"cuda:{number}" for number in range(self._gpus)), key=taken.__getitem__)
 
     @staticmethod
     def _wait_for(place: Place) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from voicekiln.cluster.hand import SharedFolderError
 from voicekiln.cluster.letters import SOURCE, Begun, LostError, Terms, decode_event, sources
-from voicekiln.cluster.line import Line
+from voicekiln.cluster.line import LEAVE_S, Line
 from voicekiln.cluster.parcels import ParcelError
 from voicekiln.cluster.ways import way
 from voicekiln.errors import plain
@@ -26,12 +26,12 @@ from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, Wire
 
 NEVER = float("inf")
 
-CLOSE_S = 3.0
-"""What a Dask worker is given to hear that a job is over."""
+CLOSE_S = LEAVE_S + 1.0
+"""What a job is given beyond the grace: its Dask worker hears that it is over."""
 
 STOPPED = Lost("the converter was stopped", counts=False)
 UNNEEDED = "the worker was not needed any more"
-"""In the words of `worker.parent`."""
+"""Both in the words of a worker on this host."""
 
 
 class DaskKeeper:

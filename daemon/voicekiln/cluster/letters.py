@@ -6,6 +6,7 @@ workers of different versions of voicekiln find each other out here and not in t
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -68,6 +69,8 @@ class Begun:
 
     run: str
     address: str
+    gone: asyncio.Event
+    """Set when the scheduler that gave it its place has gone, whether or not another one has come since."""
 
 
 def sources(request: Convert | Inspect) -> dict[str, Path]:

@@ -48,6 +48,9 @@ UNANSWERED = "the scheduler has not answered yet"
 
 UNSEEN = "no Dask worker has said yet that it sees the shared folder"
 
+LEAVE_S = 2.0
+"""What a Dask worker is given to hear that a job is over."""
+
 GRACE_S = 2.0
 """When a worker is gone, the scheduler may be, too; so long it is given to show it."""
 
@@ -91,7 +94,8 @@ class Line:
         self._jobs: dict[str, asyncio.Future[Begun]] = {}
         self._bound: dict[str, frozenset[str]] = {}
         """To which Dask workers a job may go; none for all."""
-        self._dead = asyncio.Event()
+        self._gone = asyncio.Event()
+        """Set when the scheduler has gone; another one for each that comes."""
         self.room = asyncio.Semaphore(CHUNKS)
         """To be held while a chunk is in memory."""
         self._loop = asyncio.new_event_loop()
@@ -140,7 +144,7 @@ class Line:
         Of the jobs that wait for a place, the one of the highest `priority` is begun first.
 
         Raises:
-            LostError: if the scheduler is away or goes, before it begins or while it runs.
+            LostError: if the scheduler is away, or goes before it begins; or if a Dask worker cannot begin with it.
         """
         client = self._client
         if client is None or client.status != "running":  # `submit` would raise, which nobody could tell from a defect
@@ -163,12 +167,12 @@ class Line:
             pure=False,
         )
         done = asyncio.ensure_future(task.exception())
-        gone = self._loop.create_task(self._dead.wait())
+        gone = self._loop.create_task(self._gone.wait())
         where = None
         try:
             await asyncio.wait({begun, done, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not begun.done():
-                raise LostError(self._why_not(task), counts=False)
+                raise LostError(self._went_away() if gone.done() else self._why_not(task), counts=False)
             where = begun.result()
             if self.shared is not None and (trouble := await self.shared.trouble_of(client, where.address)):
                 raise LostError(plain(trouble, 300), counts=False)
@@ -188,20 +192,23 @@ class Line:
             LostError: if it is gone, which counts unless the scheduler is gone with it; or if it cannot do it.
         """
         client = self._client
-        if client is None:
-            raise LostError(f"the scheduler at {self.scheduler} is away", counts=False)
+        if client is None or where.gone.is_set():
+            raise LostError(self._went_away(), counts=False)
         try:
             door_of = getattr(client.rpc(where.address), f"{NAME}_{door}")
             answer: dict[str, Any] = await asyncio.wait_for(door_of(run=where.run, **values), CALL_S)
         except (OSError, TimeoutError) as error:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._dead.wait(), GRACE_S)
-            if self._dead.is_set():
-                raise LostError(f"the scheduler at {self.scheduler} went away", counts=False) from error
+                await asyncio.wait_for(where.gone.wait(), GRACE_S)
+            if where.gone.is_set():
+                raise LostError(self._went_away(), counts=False) from error
             raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
         if trouble := answer.get("trouble"):
             raise LostError(plain(f"on the Dask worker at {where.address}: {trouble}", 300), counts=answer["counts"])
         return answer
+
+    def _went_away(self) -> str:
+        return f"the scheduler at {self.scheduler} went away"
 
     def _why_not(self, task: Any) -> str:  # noqa: ANN401 - a Future of Dask, which ships no types
         """Return why a task is over that has never begun, in words that need no waiting."""
@@ -215,7 +222,7 @@ class Line:
         if client is not None:
             with suppress(Exception):
                 leave = getattr(client.rpc(where.address), f"{NAME}_leave")
-                await asyncio.wait_for(leave(run=where.run), LOOK_S * 10)
+                await asyncio.wait_for(leave(run=where.run), LEAVE_S)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -240,14 +247,14 @@ class Line:
             except Exception as error:  # noqa: BLE001 - Dask raises what it likes, and a line that died would tell nobody
                 self._is(plain(f"the scheduler at {self.scheduler} cannot be reached ({error})", 300))
             else:
-                self._is(f"the scheduler at {self.scheduler} went away")
+                self._is(self._went_away())
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
     async def _mind(self, client: Client) -> None:
         """Return when the scheduler is gone; Dask's own way to reconnect would take up keys that nobody wants."""
         client.subscribe_topic(self._topic, self._began)
-        self._dead.clear()
+        self._gone = asyncio.Event()
         if (shared := self.shared) is not None:
             shared.clear()
         try:
@@ -264,7 +271,7 @@ class Line:
             self.places = 0
             if shared is not None:
                 shared.forget()
-            self._dead.set()
+            self._gone.set()
 
     def _count(self, client: Client, found: Places) -> None:
         """Take a count of the places; from the first one on, jobs may come, since it says what each of them takes."""
@@ -290,7 +297,7 @@ class Line:
     def _began(self, event: tuple[float, Any]) -> None:
         """Hear from a Dask worker that it has begun with a job."""
         told = event[1]
-        where, begun = Begun(told["run"], told["address"]), self._jobs.get(told["key"])
+        where, begun = Begun(told["run"], told["address"], self._gone), self._jobs.get(told["key"])
         if begun is not None and not begun.done():
             begun.set_result(where)
 

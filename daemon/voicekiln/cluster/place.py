@@ -36,7 +36,7 @@ class Run:
         """`tell` is called, from another thread, when there are events."""
         self.name = name
         self.over = threading.Event()
-        """Set when the daemon has all that it wants, or wants nothing any more."""
+        """Set when the daemon has all that it wants, or wants nothing any more; then nothing is begun."""
         self._heard_at = time.monotonic()
         self._request = request
         self._tell = tell
@@ -139,18 +139,22 @@ class Place:
         )
         self._started: Started | None = None
         self._orders: deque[Callable[[float], None]] = deque()
-        threading.Thread(target=self._keep, name="voicekiln-place", daemon=True).start()
+        self._thread = threading.Thread(target=self._keep, name="voicekiln-place", daemon=True)
+        self._thread.start()
+
+    @property
+    def broken(self) -> bool:
+        """Whether a defect has ended its thread, and the kernel with it the process: nothing happens here any more."""
+        return not self._thread.is_alive()
 
     @property
     def busy(self) -> bool:
         """Whether a request is under way."""
-        return bool(self._orders) or self._worker.busy
+        return not self.broken and (bool(self._orders) or self._worker.busy)
 
-    def begin(self, threads: int) -> None:
+    def begin(self, run: Run, threads: int) -> None:
         """Let the worker begin with the run that has the place; its files are there."""
-        assert self.run is not None  # noqa: S101 - for the type checker; only a run calls
-        request = self.run.request(threads)
-        self._order(lambda now: self._begin(request, now))
+        self._order(lambda now: self._begin(run, threads, now))
 
     def stop(self) -> None:
         """Let the process go if it is busy."""
@@ -160,12 +164,14 @@ class Place:
         self._orders.append(order)
         self._bell.set()
 
-    def _begin(self, request: Convert | Inspect, now: float) -> None:
+    def _begin(self, run: Run, threads: int, now: float) -> None:
         """Begin, and say first which process is up, since this daemon may not know it yet."""
-        if self.run is not None and self._started is not None and self._worker.ready is not None:
-            self.run.happened(self._started)
-            self.run.happened(self._worker.ready)
-        self._worker.begin(request, now)
+        if run.over.is_set():  # given up just when its daemon was heard again: nobody would hear of its end
+            return
+        if self._started is not None and self._worker.ready is not None:
+            run.happened(self._started)
+            run.happened(self._worker.ready)
+        self._worker.begin(run.request(threads), now)
 
     def _keep(self) -> None:
         """The supervisor's loop, for one worker."""

@@ -104,6 +104,7 @@ class SharedFolder:
         self._hand.later(self._clear)
 
     def _clear(self) -> None:
+        # What `remove_tree` has begun with lies beside a folder, under its name with a dot and more behind.
         for name in os.listdir(self.root):  # noqa: PTH208 - names are all that is wanted
             if name.startswith(f"{self._mark}-") and name.partition(".")[0] not in self._names:
                 remove_tree(self.root / name)
@@ -174,7 +175,7 @@ class SharedFolder:
         folder = plain(str(self.root))
         if isinstance(said, SharedFolderError):
             return f"on the Dask worker at {address}: {said}"
-        code, why = said if isinstance(said, tuple) else ("", plain(repr(said), 100))
+        code, why = said if isinstance(said, tuple) else ("", "no answer" if said is None else plain(repr(said), 100))
         if code == SEES:
             return None
         if code == ABSENT:

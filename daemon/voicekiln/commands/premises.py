@@ -95,7 +95,8 @@ def cluster(settings: Settings) -> Found:
         time.sleep(0.05)
     found = Found([f"{line.scheduler}; places: {line.places}; dashboard: {line.dashboard or 'none'}"])
     if line.trouble is not None:
-        found = Found([f"{line.scheduler}; {line.trouble}"], [f"The cluster cannot be used: {line.trouble}."])
+        what = "Not all of the cluster can" if line.places else "The cluster cannot"
+        found = Found([f"{line.scheduler}; places: {line.places}"], [f"{what} be used: {line.trouble}."])
     elif not line.places:
         found.wrong.append("The cluster has no workers. Start some: dask worker with the address of the scheduler.")
     line.close()

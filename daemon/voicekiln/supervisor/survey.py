@@ -42,9 +42,9 @@ LARGEST = 10**9
 """No voice has more hertz, speakers or seconds; a sidecar that was found in the outbox may say anything."""
 
 MARKED = "The plain name was taken by another voice or by a file of voicekiln's own; hence the mark (~) in these names."
+"""Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
 
 _MARK = re.compile("~[0-9a-f]{6}")
-"""Why the results of `zoe.pth` are called `zoe~454567`, as a note."""
 
 
 @dataclass(frozen=True, slots=True)
