@@ -58,10 +58,11 @@ MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "voicekiln.cluster.connection": (*CLUSTER, "distributed"),
     "voicekiln.cluster.line": (*CLUSTER, "distributed"),
     "voicekiln.cluster.shared": (*CLUSTER, "voicekiln.folders.files", "distributed"),
+    "voicekiln.cluster.versions": ("voicekiln", "distributed"),
     "voicekiln.cluster.ways": (*CLUSTER, "distributed"),
     "voicekiln.cluster.crew": (
         *CLUSTER,
-        *("voicekiln.page.board", "voicekiln.settings", "voicekiln.supervisor.hiring", "distributed"),
+        *("voicekiln.page.board", "voicekiln.settings", "voicekiln.supervisor", "distributed"),
     ),
     "voicekiln.supervisor": LOOP,
     "voicekiln.report": LOOP,

@@ -210,14 +210,14 @@ class _Loop:
         homes = Homes.of(settings)
         hands = ThreadHands(self._bell.ring, EXPECTED)
         common = Common(settings, ledger, hands, log, homes, homes.name_max(), now())
-        keepers, machine = self._hire(settings, ledger.instance)
+        keepers, machine = self._hire(settings, ledger.instance, log)
         ownership = Ownership(common, ThreadHands(self._bell.ring, EXPECTED))
         aside = ThreadHands(self._bell.ring, EXPECTED)
         self._service = Service(common, keepers, Notifier.from_env(os.environ), ownership, aside, machine)
         self._log = log
         self._add_attendants()
 
-    def _hire(self, settings: Settings, ledger: str) -> tuple[Sequence[Keeper], Machine]:
+    def _hire(self, settings: Settings, ledger: str, log: Log) -> tuple[Sequence[Keeper], Machine]:
         """Return the workers, and the machine that they share."""
         local = [
             hire(settings.worker, device, rooms(settings), self._bell.ring)
@@ -227,7 +227,7 @@ class _Loop:
             return local, HERE
         from voicekiln.cluster.crew import Crew  # noqa: PLC0415 - thirty megabytes, for those who have a cluster
 
-        self._crew = Crew.of(settings, ledger, self._bell.ring, local)
+        self._crew = Crew.of(settings, ledger, self._bell.ring, local, log)
         return self._crew, self._crew.machine
 
     def _add_attendants(self) -> None:

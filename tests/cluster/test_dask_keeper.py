@@ -346,6 +346,63 @@ class TestTrouble:
         assert isinstance(ending(run(keeper, woken, tmp_path, "good3")), Converted)
         line.close()
 
+    @pytest.mark.parametrize(("door", "counts"), [("put", False), ("hear", True), ("get", False)])
+    def test_only_who_goes_while_a_voice_is_open_may_have_gone_of_it(  # noqa: PLR0913, PLR0917 - fixtures
+        self,
+        keeper: DaskKeeper,
+        line: Line,
+        woken: threading.Event,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        door: str,
+        *,
+        counts: bool,
+    ) -> None:
+        """A firewall, or a link that goes while files are on their way, makes no voice a poison; it is told of."""
+        rpc = line._client.rpc  # type: ignore[union-attr]  # it is connected
+
+        def cut(address: str) -> object:
+            class Doors:
+                def __getattr__(self, name: str) -> object:
+                    if name == f"voicekiln_{door}":
+                        raise OSError("no route to host")
+                    return getattr(rpc(address), name)
+
+            return Doors()
+
+        monkeypatch.setattr(line._client, "rpc", cut)
+        lost = ending(run(keeper, woken, tmp_path, "good1"))
+        assert isinstance(lost, Lost)
+        assert lost.counts == counts
+        if door == "put":
+            until(lambda: "see whether a firewall is in between" in str(line.trouble))
+            monkeypatch.setattr(line._client, "rpc", rpc)
+            assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
+            until(lambda: line.trouble is None)
+
+    @pytest.mark.parametrize("silent", [True, False])
+    def test_a_job_that_was_given_up_there_does_not_count(
+        self, line: Line, woken: threading.Event, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, silent: bool
+    ) -> None:
+        """Its daemon was suspended, or its scheduler away for a moment. One that is not known there does count."""
+        keeper, ask = DaskKeeper(line, terms(), woken.set), line.ask
+
+        async def late(where: Any, at: str, **values: Any) -> dict[str, Any]:
+            if at == "hear" and not silent:
+                where = replace(where, run="another")
+            elif at == "hear":
+                await line._send_away(where)
+                while True:
+                    await ask(where, at)
+            return await ask(where, at, **values)
+
+        monkeypatch.setattr(line, "ask", late)
+        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+        lost = ending(polled(keeper, woken, has(Ended), 60.0))
+        assert isinstance(lost, Lost)
+        assert "given the job up" in lost.reason
+        assert lost.counts is not silent
+
     def test_a_defect_there_costs_an_attempt_and_no_place(
         self, line: Line, woken: threading.Event, tmp_path: Path
     ) -> None:

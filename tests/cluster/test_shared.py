@@ -21,6 +21,7 @@ from cluster.test_daemon_on_a_cluster import daemon, drop
 from cluster.test_dask_keeper import convert, run, terms
 from cluster_running import Cluster, until
 from keeper_contract import KeeperContract
+from kiln import Lines
 from stub_worker import VOICE, ending, has
 from stub_worker import until as polled
 from voicekiln.cluster import ferry, hand
@@ -287,7 +288,7 @@ class TestWorkers:
         own.start_scheduler()
         line = Line(own.address, None, "test", woken.set, (below := spool / "below"))
         below.mkdir()
-        crew = Crew(line, terms(), woken.set, [])
+        crew = Crew(line, terms(), woken.set, [], Lines())
         until(lambda: len(crew) == 2)
         start_elsewhere(own, below, mount)
         until(lambda: words.format(spool=below) in str(crew.trouble()))
@@ -340,7 +341,7 @@ class TestWorkers:
         self, line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path, spool: Path
     ) -> None:
         """So that a mount which goes away takes no more jobs; and again, until it is back."""
-        crew = Crew(line, terms(), woken.set, [])
+        crew = Crew(line, terms(), woken.set, [], Lines())
         keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
         polled(keeper, woken, has(At), 30.0)
         keeper.stop(time.monotonic())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import resource
+import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -14,9 +15,13 @@ from distributed.utils import format_dashboard_link
 
 from voicekiln.cluster.host import GPU, NAME
 from voicekiln.cluster.shared import SharedFolder
+from voicekiln.cluster.versions import Versions
 
 CONNECT_S = 5.0
 """What the scheduler is given to answer."""
+
+REGISTER_S = 15.0
+"""What it is given to take us in; somebody who only listens there never does."""
 
 MAX_FILES, OTHER_FILES = 65_536, 512
 """So many files this process may have open in any case, and so many of those are no connections of jobs."""
@@ -64,10 +69,10 @@ class Places:
     present: frozenset[str]
     """The addresses of all Dask workers."""
     usable: frozenset[str]
-    """Of those that see the shared folder, if there is one; only their places are counted."""
+    """Of those that have our version and see the shared folder, if there is one; only their places are counted."""
 
 
-async def places(client: Client, shared: SharedFolder | None) -> Places:
+async def places(client: Client, versions: Versions, shared: SharedFolder | None) -> Places:
     """Count the places, GPUs where any worker has some, else threads; no more than this process may have connections.
 
     Raises:
@@ -76,7 +81,9 @@ async def places(client: Client, shared: SharedFolder | None) -> Places:
     assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
     identity = await client.scheduler.identity(n_workers=-1)
     present = identity["workers"]
-    usable = present if shared is None else shared.seen_by(client, present)
+    usable = await versions.fitting(client, present)
+    if shared is not None:
+        usable = shared.seen_by(client, usable)
     workers = [present[address] for address in usable]
     gpus = any(worker["resources"].get(GPU) for worker in present.values())
     number = sum(int(worker["resources"].get(GPU, 0)) if gpus else worker["nthreads"] for worker in workers)
@@ -106,6 +113,22 @@ def _room_for_connections() -> int:
     return max(1, wanted - OTHER_FILES)
 
 
+def why_unreachable(scheduler: str, told: Exception) -> str:
+    """Return what is in the way to a scheduler, for people; what Dask has `told` only where somebody is there."""
+    place = urlsplit(scheduler)
+    try:
+        socket.create_connection((place.hostname, place.port), CONNECT_S).close()
+    except socket.gaierror:
+        return f"the name {place.hostname} is unknown"
+    except ConnectionRefusedError:
+        return "nothing listens there; see whether the scheduler runs"
+    except TimeoutError:
+        return "that host does not answer; see whether it is up, and whether a firewall is in between"
+    except OSError as error:
+        return (error.strerror or type(error).__name__).lower()
+    return f"{told}; the scheduler's own log may say more"
+
+
 @asynccontextmanager
 async def connection(scheduler: str | Here, security: Security | None) -> AsyncIterator[Client]:
     """Yield a client of the scheduler, which may go at any time.
@@ -129,7 +152,7 @@ async def connection(scheduler: str | Here, security: Security | None) -> AsyncI
             name=NAME,
         )
         try:
-            yield await client
+            yield await asyncio.wait_for(client, REGISTER_S)
         finally:
             with suppress(Exception):
                 await asyncio.wait_for(client._close(fast=True), CONNECT_S)  # noqa: SLF001 - `close` waits for the lost

@@ -17,9 +17,10 @@ from distributed import Security
 from voicekiln.cluster.connection import Here
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
-from voicekiln.cluster.line import Line
+from voicekiln.cluster.line import UNANSWERED, Line
 from voicekiln.page.board import Cluster
 from voicekiln.settings import Settings
+from voicekiln.supervisor.common import Log
 from voicekiln.supervisor.hiring import HERE, Machine
 from voicekiln.worker.keeper import Keeper
 
@@ -32,9 +33,12 @@ AWAY_S = 30.0
 class Crew(Sequence[Keeper]):
     """See the module. Its length changes; who is beyond it has at most a voice to end. A `ClusterAttendant`, too."""
 
-    def __init__(self, line: Line, terms: Terms, wake: Callable[[], None], local: Sequence[Keeper]) -> None:
+    def __init__(self, line: Line, terms: Terms, wake: Callable[[], None], local: Sequence[Keeper], log: Log) -> None:
         """`local` are this host's workers, none if they shall not help."""
         self._line = line
+        self._log = log
+        self._told: str | None = UNANSWERED
+        """The last trouble that the log was told of."""
         self._local = local
         self._terms = terms
         self._wake = wake
@@ -43,12 +47,12 @@ class Crew(Sequence[Keeper]):
         self.machine: Machine = _Elsewhere(self)
 
     @classmethod
-    def of(cls, settings: Settings, ledger: str, wake: Callable[[], None], local: Sequence[Keeper]) -> Crew:
+    def of(cls, settings: Settings, ledger: str, wake: Callable[[], None], local: Sequence[Keeper], log: Log) -> Crew:
         """Return the crew of a configuration; `ledger` marks this daemon's jobs among others'."""
         worker = settings.worker
         terms = Terms(worker.device, asdict(worker.deadlines), worker.idle, worker.memory)
         helpers = local if settings.workers.fallback == "local" else ()
-        return cls(line_to(settings, ledger, wake, len(local)), terms, wake, helpers)
+        return cls(line_to(settings, ledger, wake, len(local)), terms, wake, helpers, log)
 
     @property
     def helped(self) -> bool:
@@ -70,7 +74,13 @@ class Crew(Sequence[Keeper]):
         """See `Attendant`; nothing of it matters here."""
 
     def step(self) -> float:
-        """Note whether the scheduler is there; return when that will make a difference."""
+        """Note whether the scheduler is there, and tell the log; return when that will make a difference."""
+        if not self._line.unsure and (trouble := self.trouble()) != self._told:
+            self._told = trouble
+            if trouble is None:
+                self._log.info("cluster.ready", scheduler=str(self._line.scheduler), places=self._line.places)
+            else:
+                self._log.warning("cluster.troubled", reason=trouble)
         if self._line.connected:
             self._away_since = None
         elif self._away_since is None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import threading
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
@@ -53,6 +53,12 @@ LEAVING = "the Dask worker was told to leave"
 LEAVES = {"trouble": LEAVING, "counts": False}
 """What a daemon hears then. It is nobody's fault, so it is no attempt."""
 
+GIVEN_UP = "the Dask worker has given the job up"
+"""Counts where this process knows nothing of the job: then the one before it may have died of it."""
+
+REMEMBERED = 10_000
+"""Runs that are over."""
+
 _FIRST = threading.Lock()
 
 
@@ -80,7 +86,7 @@ def door(inner: Callable[..., Awaitable[Answer]]) -> Callable[..., Awaitable[Ans
     async def outer(self: Host, run: str, **values: Any) -> Answer:  # noqa: ANN401 - as many as there are doors
         guest = self.guest(run)
         if guest is None:
-            return LEAVES if self.leaves else {"trouble": "the Dask worker has given the job up", "counts": True}
+            return LEAVES if self.leaves else {"trouble": GIVEN_UP, "counts": run not in self.over}
         guest.heard()
         try:
             answer = await inner(self, guest, **values)
@@ -124,6 +130,8 @@ class Host:
         self._lock = threading.Lock()
         self._places: list[Place] = []
         self._runs: dict[str, Stay] = {}
+        self.over: deque[str] = deque(maxlen=REMEMBERED)
+        """Runs that came to an end here, by their daemons' wish or because those were silent."""
         for each in (self.put, self.collect, self.begin, self.hear, self.get, self.lay, self.leave):
             worker.handlers[f"{NAME}_{each.__name__}"] = each
         self._loop.call_soon_threadsafe(close_before_signals, self.close, self._loop)
@@ -179,6 +187,8 @@ class Host:
             run.over.set()
             place.stop()
             self._wait_for(place)
+            if not place.broken:
+                self.over.append(run.name)
             with self._lock:
                 del self._runs[run.name]
                 place.run = None

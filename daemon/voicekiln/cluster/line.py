@@ -12,19 +12,23 @@ is given nothing to do, and goes when the daemon lets go of the task.
 from __future__ import annotations
 
 import asyncio
+import logging
+import pickle
 import secrets
 import threading
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distributed import Client, Security
 
-from voicekiln.cluster.connection import CONNECT_S, Here, Places, connection, places
+from voicekiln.cluster.connection import CONNECT_S, Here, Places, connection, places, why_unreachable
 from voicekiln.cluster.host import NAME, work
 from voicekiln.cluster.letters import Begun, LostError, Terms, Ticket
 from voicekiln.cluster.shared import SharedFolder
+from voicekiln.cluster.versions import Versions
 from voicekiln.errors import plain
 
 FIRST_PAUSE_S = 1.0
@@ -53,6 +57,16 @@ LEAVE_S = 2.0
 
 GRACE_S = 2.0
 """When a worker is gone, the scheduler may be, too; so long it is given to show it."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Deferred:
+    """A job that the task itself unpickles: a Dask worker without voicekiln that did so before would end of it."""
+
+    ticket: Ticket
+
+    def __reduce__(self) -> tuple[Callable[[Ticket], None], tuple[Ticket]]:
+        return work, (self.ticket,)
 
 
 class Line:
@@ -91,6 +105,8 @@ class Line:
         """The folder through which files go."""
         self._present: frozenset[str] = frozenset()
         self._usable: frozenset[str] = frozenset()
+        self._unreached: set[str] = set()
+        """Dask workers that the scheduler reaches and we do not."""
         self._jobs: dict[str, asyncio.Future[Begun]] = {}
         self._bound: dict[str, frozenset[str]] = {}
         """To which Dask workers a job may go; none for all."""
@@ -115,7 +131,7 @@ class Line:
 
     @property
     def unusable(self) -> bool:
-        """Whether there are Dask workers, none of which sees the shared folder."""
+        """Whether there are Dask workers, none of which may be given a job."""
         return bool(self._present and not self._usable)
 
     def carry(self, coroutine: Coroutine[Any, Any, None]) -> None:
@@ -155,10 +171,11 @@ class Line:
         resources = self._resources or None
         # Where nobody is, anybody may come: a cluster that grows with its work has to see some. A resource of those
         # that see the folder will not do: told of a new one, Dask forgets which are in use.
-        bound = self._bound[key] = self._usable if self.shared is not None else frozenset()
+        choosy = self.shared is not None or self._usable != self._present
+        bound = self._bound[key] = self._usable if choosy else frozenset()
         task = client.submit(
-            work,
-            ticket,
+            pickle.loads,
+            pickle.dumps(_Deferred(ticket)),
             key=key,
             retries=0,
             resources=resources,
@@ -189,7 +206,8 @@ class Line:
         """Return what a Dask worker answers at one of the doors of `host`.
 
         Raises:
-            LostError: if it is gone, which counts unless the scheduler is gone with it; or if it cannot do it.
+            LostError: if it is gone, or cannot do it. That it is gone counts only while the caged process may be at
+                work, and unless the scheduler is gone with it: nobody opens a voice that is on its way.
         """
         client = self._client
         if client is None or where.gone.is_set():
@@ -202,7 +220,11 @@ class Line:
                 await asyncio.wait_for(where.gone.wait(), GRACE_S)
             if where.gone.is_set():
                 raise LostError(self._went_away(), counts=False) from error
-            raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
+            if door == "hear":
+                raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
+            self._unreached.add(where.address)
+            raise LostError(f"the Dask worker at {where.address} cannot be reached", counts=False) from error
+        self._unreached.discard(where.address)
         if trouble := answer.get("trouble"):
             raise LostError(plain(f"on the Dask worker at {where.address}: {trouble}", 300), counts=answer["counts"])
         return answer
@@ -225,6 +247,7 @@ class Line:
                 await asyncio.wait_for(leave(run=where.run), LEAVE_S)
 
     def _run(self) -> None:
+        logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what it says, we say in words and once
         asyncio.set_event_loop(self._loop)
         self._life = self._loop.create_task(self._live())
         with suppress(asyncio.CancelledError):
@@ -245,23 +268,33 @@ class Line:
             except TimeoutError:
                 self._is(f"the scheduler at {self.scheduler} does not answer")
             except Exception as error:  # noqa: BLE001 - Dask raises what it likes, and a line that died would tell nobody
-                self._is(plain(f"the scheduler at {self.scheduler} cannot be reached ({error})", 300))
+                self._is(plain(f"the scheduler at {self.scheduler} cannot be reached ({await self._why(error)})", 300))
             else:
                 self._is(self._went_away())
             await asyncio.sleep(pause_s)
             pause_s = min(2 * pause_s, LAST_PAUSE_S)
 
+    async def _why(self, error: Exception) -> str:
+        """Return why there is no connection."""
+        if isinstance(self.scheduler, Here) or not isinstance(error, OSError):
+            return str(error)
+        return await asyncio.to_thread(why_unreachable, self.scheduler, error)
+
     async def _mind(self, client: Client) -> None:
         """Return when the scheduler is gone; Dask's own way to reconnect would take up keys that nobody wants."""
         client.subscribe_topic(self._topic, self._began)
         self._gone = asyncio.Event()
+        versions = Versions()
         if (shared := self.shared) is not None:
             shared.clear()
         try:
             count_by = self._loop.time()
             while client.status == "running":
                 if (began := self._loop.time()) >= count_by or (shared is not None and shared.news):
-                    self._count(client, await asyncio.wait_for(places(client, shared), CONNECT_S))
+                    found = await asyncio.wait_for(places(client, versions, shared), CONNECT_S)
+                    there = None if shared is None else shared.trouble
+                    trouble = versions.trouble or there or self._barrier(found.present)
+                    self._count(client, found, trouble)
                     took_s = self._loop.time() - began
                     count_by = self._loop.time() + max(COUNT_EVERY_S, took_s / COUNTING)
                 await asyncio.sleep(LOOK_S)
@@ -273,7 +306,17 @@ class Line:
                 shared.forget()
             self._gone.set()
 
-    def _count(self, client: Client, found: Places) -> None:
+    def _barrier(self, present: frozenset[str]) -> str | None:
+        """Return which Dask worker we do not reach, for people."""
+        self._unreached &= present
+        if not self._unreached:
+            return None
+        return (
+            f"the Dask worker at {min(self._unreached)} cannot be reached from here, though the scheduler reaches it; "
+            "see whether a firewall is in between"
+        )
+
+    def _count(self, client: Client, found: Places, trouble: str | None) -> None:
         """Take a count of the places; from the first one on, jobs may come, since it says what each of them takes."""
         self._resources = found.resources
         self.dashboard = found.dashboard
@@ -285,7 +328,6 @@ class Line:
         if found.number != self.places:
             self.places = found.number
             self._wake()
-        trouble = None if self.shared is None else self.shared.trouble
         self._is(trouble or (UNSEEN if self.unusable else None))
 
     @staticmethod

@@ -9,15 +9,16 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 from voicekiln.errors import ShareAwayError
 from voicekiln.folders.files import open_folder, open_plain, sync_folder
 
-CHUNK = 8 * 1024 * 1024
-"""Bytes. Large enough that the way there and back costs little, small enough that a hundred of them fit in memory."""
+CHUNK = 2 * 1024 * 1024
+"""Bytes. Large enough that the way there and back costs little, small enough that one gets through a slow network in
+`line.CALL_S`, also where others are on their way."""
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
@@ -124,7 +125,8 @@ class Incoming:
 
     def drop(self) -> None:
         """Remove it."""
-        self._file.close()
+        with suppress(OSError):  # a full disk says once more that it is full
+            self._file.close()
         self._path.unlink(missing_ok=True)
 
 

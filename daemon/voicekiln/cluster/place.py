@@ -25,7 +25,7 @@ from voicekiln.worker.parent import Worker
 from voicekiln.worker.rooms import Rooms
 from voicekiln.worker.wire import Convert, Inspect
 
-SILENCE_S = 60.0
+SILENCE_S = 300.0
 """A run whose daemon was not heard for so long is given up: the daemon has gone, or the way to it."""
 
 

@@ -183,9 +183,9 @@ class SharedFolder:
         if code == ANOTHER:
             return f"the Dask worker at {address} has another folder at {folder}; mount the same one there"
         if code == DENIED:
-            own = os.geteuid()
             return (
-                f"the Dask worker at {address} may not use {folder} ({why}); start it as the user with the number {own}"
+                f"the Dask worker at {address} may not use {folder} ({why}); start it as the user with the number "
+                f"{os.geteuid()}, and let its unit write there"
             )
         return f"the Dask worker at {address} cannot use {folder} ({why})"
 

@@ -99,7 +99,7 @@ def cluster(settings: Settings) -> Found:
         found = Found([f"{line.scheduler}; places: {line.places}"], [f"{what} be used: {line.trouble}."])
     elif not line.places:
         found.wrong.append("The cluster has no workers. Start some: dask worker with the address of the scheduler.")
-    line.close()
+    line.close(patience_s=0.5)  # this process ends, too
     return found
 
 

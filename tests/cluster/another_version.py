@@ -1,0 +1,19 @@
+"""A Dask worker that loads this first has the voicekiln that `VERSION` says, or none where that is empty."""
+
+from __future__ import annotations
+
+import os
+from importlib import metadata
+
+VERSION = "ANOTHER_VERSION"
+
+
+def version(name: str) -> str:
+    """See `importlib.metadata.version`."""
+    if not os.environ[VERSION]:
+        raise metadata.PackageNotFoundError(name)
+    return os.environ[VERSION]
+
+
+if VERSION in os.environ:
+    metadata.version = version  # type: ignore[assignment]  # for all names
