@@ -14,8 +14,10 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-if __name__ != "__main__":
-    from voicekiln.worker import parent
+
+def dask_setup(_: object) -> None:
+    """Take the place of the real one; Dask calls this in a worker that loads this first, and nobody else does."""
+    from voicekiln.worker import parent  # noqa: PLC0415 - the stand-in itself has no use for it
 
     parent._child_command = lambda *_: [sys.executable, "-P", __file__]
 

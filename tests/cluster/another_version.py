@@ -15,5 +15,6 @@ def version(name: str) -> str:
     return os.environ[VERSION]
 
 
-if VERSION in os.environ:
+def dask_setup(_: object) -> None:
+    """Dask calls this in a worker that loads this first, and nobody else does."""
     metadata.version = version  # type: ignore[assignment]  # for all names

@@ -19,8 +19,10 @@ ASKED, EXPORTED = "asked-", "exported-"
 
 PATIENCE_S = 30.0
 
-if __name__ != "__main__":
-    from voicekiln.worker import parent
+
+def dask_setup(_: object) -> None:
+    """Take the place of the real one; Dask calls this in a worker that loads this first, and nobody else does."""
+    from voicekiln.worker import parent  # noqa: PLC0415 - the process that notes exports has no use for it
 
     real = parent._child_command
     parent._child_command = lambda *about: [sys.executable, "-P", __file__, *real(*about)[4:]]

@@ -356,7 +356,7 @@ class TestWorkers:
         assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
 
 
-AS_US = f"start it as the user with the number {os.geteuid()}"
+AS_US = f"start it as the user with the number {os.geteuid()}, and let its unit write there"
 
 
 class Asked:
