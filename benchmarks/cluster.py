@@ -87,6 +87,7 @@ def flow(room: Room) -> Iterator[Figure]:
                 keepers = [far(line, bell) for _ in range(workers * places + MARGIN)]
                 driver, source = Driver(folder, bell), _source(folder, 1000)
                 driver.drive(keepers, 10 * len(keepers), source)
+                assert cluster.scheduler is not None  # noqa: S101 - it is started
                 scheduler, hosts = cluster.scheduler.pid, [worker.pid for worker in cluster.workers]
                 before_mb = memory_mb(scheduler, "VmRSS")
                 rates, used = [], []

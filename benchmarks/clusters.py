@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -17,6 +14,7 @@ from typing import Self
 
 from distributed import Security
 
+import cluster_running
 from benchmarks import stand_in
 from voicekiln.cluster.keeper import DaskKeeper
 from voicekiln.cluster.letters import Terms
@@ -36,30 +34,27 @@ RECIPE = Recipe("benchmark", verify="off")
 ROOT = Path(__file__).parents[1]
 
 
-class Cluster:
-    """Use it as a context, which ends all of it."""
+class Cluster(cluster_running.Cluster):
+    """The tests' own, of so many Dask workers, each as if on a host of its own."""
 
     def __init__(self, at: Path, workers: int, *, places: int = 1, encrypted: bool = False, real: bool = False) -> None:
         """`places` are those of each Dask worker; with `real`, they convert, else the stand-in plays the part."""
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        super().__init__(at, stand_in=None if real else "benchmarks.stand_in")
+        self.env = os.environ | {"PYTHONPATH": str(ROOT)}
         self._security = Security.temporary() if encrypted else None
         self._tls = _certificates(at, self._security) if self._security else []
-        self.address = f"{'tls' if encrypted else 'tcp'}://127.0.0.1:{port}"
-        self._at = at
+        if encrypted:
+            self.address = self.address.replace("tcp://", "tls://")
         self._workers, self._places = workers, places
-        self._preload = [] if real else ["--preload", "benchmarks.stand_in"]
 
     def __enter__(self) -> Self:
-        self.scheduler = self._start("scheduler", "--host", self.address, "--no-dashboard", "--no-show")
-        self.workers = [self._worker(number) for number in range(self._workers)]
+        self.start_scheduler(*self._tls)
+        for number in range(self._workers):
+            folder = self.at / f"host-{number}" / "worker"  # beside it lie the templates of the host
+            folder.mkdir(parents=True)
+            own = ["--nthreads", str(self._places), "--local-directory", str(folder), "--memory-limit", "0"]
+            self.start_worker(*own, *self._tls)
         return self
-
-    def __exit__(self, *_: object) -> None:
-        for process in (*self.workers, self.scheduler):
-            process.kill()
-            process.wait()
 
     @contextmanager
     def line(self, bell: threading.Event) -> Iterator[Line]:
@@ -69,24 +64,11 @@ class Cluster:
             by = time.monotonic() + PATIENCE_S
             while line.places < self._workers * self._places:
                 if time.monotonic() > by:
-                    raise RuntimeError(line.trouble or (self._at / "cluster.log").read_text()[-4000:])
+                    raise RuntimeError(line.trouble or (self.at / "log").read_text()[-4000:])
                 time.sleep(0.05)
             yield line
         finally:
             line.close()
-
-    def _worker(self, number: int) -> subprocess.Popen[bytes]:
-        folder = self._at / f"host-{number}" / "worker"  # beside it lie the templates of the host
-        folder.mkdir(parents=True)
-        own = ["--nthreads", str(self._places), "--no-nanny", "--no-dashboard", "--host", "127.0.0.1"]
-        own += ["--local-directory", str(folder), "--memory-limit", "0", *self._preload]
-        return self._start("worker", self.address, *own)
-
-    def _start(self, what: str, *arguments: str) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments, *self._tls]
-        environment = os.environ | {"PYTHONPATH": str(ROOT)}
-        with (self._at / "cluster.log").open("ab") as log:
-            return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment)  # noqa: S603 - ours
 
 
 def _certificates(at: Path, security: Security) -> list[str]:

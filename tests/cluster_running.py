@@ -37,6 +37,7 @@ class Cluster:
         self.at = at
         self._own = ["--nanny" if nanny else "--no-nanny", *(["--preload", stand_in] if stand_in else [])]
         self.scheduler: subprocess.Popen[bytes] | None = None
+        """None before it was started."""
         self.workers: list[subprocess.Popen[bytes]] = []
 
     def __enter__(self) -> Self:
@@ -51,8 +52,7 @@ class Cluster:
 
     def start_scheduler(self, *options: str) -> None:
         """Start it on the address that it had before, if it had one."""
-        host = self.address.removeprefix("tcp://")
-        self.scheduler = self._start("scheduler", "--host", f"tcp://{host}", "--no-dashboard", "--no-show", *options)
+        self.scheduler = self._start("scheduler", "--host", self.address, "--no-dashboard", "--no-show", *options)
 
     def start_worker(self, *options: str) -> subprocess.Popen[bytes]:
         """Start one more, with one thread."""

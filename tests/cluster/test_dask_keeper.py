@@ -106,6 +106,12 @@ def run(keeper: Keeper, woken: threading.Event, tmp_path: Path, name: str) -> li
     return polled(keeper, woken, has(Ended), 30.0)
 
 
+def in_work(keeper: Keeper, woken: threading.Event, tmp_path: Path) -> list[Event]:
+    """Return the events of a job that does not end, up to its first stage."""
+    keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
+    return polled(keeper, woken, has(At), 20.0)
+
+
 def test_a_process_that_stays_is_announced_once(keeper: DaskKeeper, woken: threading.Event, tmp_path: Path) -> None:
     """It is the same one, whichever place of the cluster asks it."""
     assert has(Started)(run(keeper, woken, tmp_path, "good1"))
@@ -263,8 +269,7 @@ class TestTrouble:
         """It counts, its caged process dies with it, and the next job goes to another one."""
         line = called(own, woken.set)
         keeper = DaskKeeper(line, terms(), woken.set)
-        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
-        events = polled(keeper, woken, has(At), 20.0)
+        events = in_work(keeper, woken, tmp_path)
         own.kill(own.workers[0])
         own.start_worker()
         events += polled(keeper, woken, has(Left), 20.0)
@@ -284,8 +289,7 @@ class TestTrouble:
         own.start_worker()
         until(lambda: line.places == 2)
         keeper = DaskKeeper(line, terms(), woken.set)
-        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
-        events = polled(keeper, woken, has(At), 20.0)
+        events = in_work(keeper, woken, tmp_path)
         child = next(event.pid for event in events if isinstance(event, Started))
         (dead,) = [worker for worker in own.workers if worker.pid == parent_of(child)]
         own.kill(dead)
@@ -304,8 +308,7 @@ class TestTrouble:
         with Cluster(tmp_path, nanny=nanny) as own:
             line = called(own, woken.set)
             keeper = DaskKeeper(line, terms(), woken.set)
-            keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
-            events = polled(keeper, woken, has(At), 20.0)
+            events = in_work(keeper, woken, tmp_path)
             if how == "signal":
                 own.workers[0].send_signal(signal.SIGTERM)
             else:
@@ -328,8 +331,7 @@ class TestTrouble:
         """It is nobody's fault; the line says so, and is taken up again when the scheduler is back."""
         line = called(own, woken.set)
         keeper = DaskKeeper(line, terms(), woken.set)
-        keeper.begin(convert(tmp_path, "hang1"), time.monotonic())
-        events = polled(keeper, woken, has(At), 20.0)
+        events = in_work(keeper, woken, tmp_path)
         own.kill(own.scheduler)
         lost = ending(events + polled(keeper, woken, has(Ended), 20.0))
         assert isinstance(lost, Lost)

@@ -21,17 +21,13 @@ from voicekiln.cluster.parcels import ParcelError
 from voicekiln.cluster.ways import way
 from voicekiln.errors import plain
 from voicekiln.job import Converted, Ending, Lost, staged_files
-from voicekiln.worker.keeper import Abandoned, Ended, Event, Left, Started
+from voicekiln.worker.keeper import STOPPED, UNNEEDED, Abandoned, Ended, Event, Left, Started
 from voicekiln.worker.wire import Convert, Inspect, Looked, Ready, Request, WireError, encode
 
 NEVER = float("inf")
 
 CLOSE_S = LEAVE_S + 1.0
 """What a job is given beyond the grace: its Dask worker hears that it is over."""
-
-STOPPED = Lost("the converter was stopped", counts=False)
-UNNEEDED = "the worker was not needed any more"
-"""Both in the words of a worker on this host."""
 
 
 class DaskKeeper:

@@ -23,7 +23,7 @@ from voicekiln.job import Converted, Ending, Job, Lost, Refused, Stage
 from voicekiln.steps import Step, passed
 from voicekiln.supervisor.common import Common
 from voicekiln.supervisor.hiring import WORKER_BYTES, Machine
-from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Keeper, Left, Said
+from voicekiln.worker.keeper import STOPPED, Abandoned, At, Ended, Event, Keeper, Left, Said
 from voicekiln.worker.wire import Convert, Looked, Ready
 
 SPARE_STAGED = 3
@@ -83,9 +83,7 @@ class Dispatch:
         for bench in self.benches:
             bench.keeper.close(grace_s)
             if bench.voice is not None:
-                self._common.ledger.lost(
-                    bench.voice.id, "the converter was stopped", self._common.now.wall, counts=False
-                )
+                self._common.ledger.lost(bench.voice.id, STOPPED.reason, self._common.now.wall, counts=STOPPED.counts)
                 bench.voice = None
 
     def _muster(self) -> None:

@@ -9,8 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from voicekiln.job import Ending, Stage
+from voicekiln.job import Ending, Lost, Stage
 from voicekiln.worker.wire import Looked, Ready, Request
+
+STOPPED = Lost("the converter was stopped", counts=False)
+"""How a request ends that its keeper is told to let go."""
+
+UNNEEDED = "the worker was not needed any more"
+"""Why an idle process leaves."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import product
 
 from voicekiln.job import EXTRAS, INTERFACES, OF_TEXT, PRECISIONS, STAGES, Converted, Ending, Lost, Part, Refused
-from voicekiln.worker.keeper import Abandoned, At, Ended, Event, Left, Said, Started
+from voicekiln.worker.keeper import STOPPED, Abandoned, At, Ended, Event, Left, Said, Started
 from voicekiln.worker.lines import Mad, Quota
 from voicekiln.worker.process import Patience, Process, Rung
 from voicekiln.worker.rooms import Rooms
@@ -140,11 +140,10 @@ class Worker:
 
     def stop(self, now: float) -> None:
         """See `Keeper`."""
-        lost = Lost("the converter was stopped", counts=False)
         if self._task is not None and not self._task.bound:
-            self._end(lost, now)
+            self._end(STOPPED, now)
         if self._shift is not None:
-            self._shift.release(now, lost if self._task is not None else None)
+            self._shift.release(now, STOPPED if self._task is not None else None)
 
     def close(self, grace_s: float) -> list[Event]:
         """See `Keeper`."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from voicekiln.job import Lost, Stage
+from voicekiln.worker.keeper import UNNEEDED
 from voicekiln.worker.process import Patience, Process, Rung, how_it_ended
 from voicekiln.worker.wire import Ready
 
@@ -162,7 +163,7 @@ class Shift:
     def _buried(self) -> Lost:
         status = self.process.bury()
         if self.wanted and self.verdict is None:
-            return Lost("the worker was not needed any more", counts=False)
+            return Lost(UNNEEDED, counts=False)
         return self.verdict or Lost(how_it_ended(status), counts=self.serving)
 
     def _given_up(self) -> Lost:
