@@ -35,6 +35,27 @@ def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
+def holds(path: Path, data: bytes) -> bool:
+    """Say whether it has this content; it may be away for a moment while a tool replaces it."""
+    try:
+        return path.read_bytes() == data
+    except FileNotFoundError:
+        return False
+
+
+def has_result(outbox: Path, stem: str, data: bytes) -> bool:
+    """Say whether the result of that content is there, sidecar and all.
+
+    There may be no sidecar for a moment: an older one goes before the newer file comes.
+    """
+    try:
+        told = json.loads((outbox / f"{stem}.json").read_bytes())
+        onnx = (outbox / f"{stem}.onnx").read_bytes()
+    except FileNotFoundError:
+        return False
+    return bool(told["source"]["sha256"] == sha256(data) and told["onnx"][0]["sha256"] == sha256(onnx))
+
+
 def daemon(at: Path, share: Path, **changes: str) -> Daemon:
     """Return the daemon for inbox and outbox in `share`, which are made; `changes` replace text of its settings."""
     config = f"inbox: {share}/inbox\noutbox: {share}/outbox\n{CONFIG}"
@@ -180,10 +201,4 @@ class Pair:
 
     def _converted(self, stem: str) -> None:
         """Wait until the result is that of what was sent last."""
-        want = sha256(self.sent[f"{stem}.pth"])
-
-        def there() -> bool:
-            path = self.daemon.outbox / f"{stem}.json"
-            return path.exists() and json.loads(path.read_text())["source"]["sha256"] == want
-
-        self.daemon.until(there)
+        self.daemon.until(lambda: has_result(self.daemon.outbox, stem, self.sent[f"{stem}.pth"]))

@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from pairing.pair import BIG_BYTES, LONG_AGO_S, daemon, sha256, voice
+from pairing.pair import BIG_BYTES, LONG_AGO_S, daemon, has_result, holds, sha256, voice
 from pairing.programs import listens, until, version
 from pairing.syncthing import IGNORE, Device, Share
 from pairing.tools import RATE_KIB
@@ -41,14 +41,6 @@ class Laptop:
         os.utime(temp, (self._date_s, self._date_s))
         temp.rename(path)
 
-    def has_result(self, stem: str, data: bytes) -> bool:
-        """Say whether the result of that content is there, sidecar and all."""
-        sidecar, onnx = self.outbox / f"{stem}.json", self.outbox / f"{stem}.onnx"
-        if not sidecar.exists() or not onnx.exists():
-            return False
-        told = json.loads(sidecar.read_bytes())
-        return bool(told["source"]["sha256"] == sha256(data) and told["onnx"][0]["sha256"] == sha256(onnx.read_bytes()))
-
 
 class Synced:
     """Both ends and the two Syncthings, which are begun by `with both.laptop_sync, both.kiln_sync`."""
@@ -73,12 +65,11 @@ class Synced:
         """Drop it on the laptop and wait until it is here."""
         self.laptop.drop(name, data)
         self.laptop_sync.rescan()
-        here = self.kiln.inbox / name
-        until(lambda: here.exists() and here.read_bytes() == data, self.kiln_sync.program.said)
+        until(lambda: holds(self.kiln.inbox / name, data), self.kiln_sync.program.said)
 
     def fetch(self, stem: str, data: bytes) -> None:
         """Wait until the result is on the laptop."""
-        self.kiln.until(lambda: self.laptop.has_result(stem, data))
+        self.kiln.until(lambda: has_result(self.laptop.outbox, stem, data))
 
     def look(self) -> None:
         """Let both look at their folders now, not in a minute."""
@@ -194,7 +185,7 @@ def two_way(at: Path) -> None:
 
             both.laptop_sync.set("folders/inbox", paused=True)
             (kiln.inbox / "voice.pth").write_bytes(ours)
-            kiln.until(lambda: kiln.read("voice.json")["source"]["sha256"] == sha256(ours))
+            kiln.until(lambda: has_result(kiln.outbox, "voice", ours))
             both.kiln_sync.rescan()
             laptop.drop("voice.pth", theirs)
             both.laptop_sync.set("folders/inbox", paused=False)
@@ -202,6 +193,7 @@ def two_way(at: Path) -> None:
             [refusal] = kiln.outbox.glob("voice.sync-conflict-*.error.json")
             assert json.loads(refusal.read_bytes())["code"] == "conflict-copy"
 
+            both.fetch("voice", ours)  # a removal here and a change there would be another conflict
             (laptop.outbox / "voice.onnx").unlink()
             both.look()
             until(lambda: not (kiln.outbox / "voice.onnx").exists())
