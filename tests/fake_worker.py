@@ -26,6 +26,8 @@ class FakeWorker:
         """`answer` is asked once a poll, or gives the endings one after the other."""
         self.begun: list[Request] = []
         self.stopped = False
+        self.waits = False
+        """See `Keeper`; for a test to set."""
         self._answer = answer if callable(answer) else _one_by_one(answer)
         self._facts = ready
         self._idle_s = idle_s
@@ -62,16 +64,16 @@ class FakeWorker:
         if self._pid is not None and self._ready is None:
             self._ready = self._facts
             self._events.append(self._facts)
-        if self._request is not None:
+        if self._request is not None and not self.waits:
             self._work_on(self._request, now)
-        elif self._pid is not None and now >= self._idle_by:
+        elif not self.busy and self._pid is not None and now >= self._idle_by:
             self._leave("the worker was not needed any more", wanted=True)
         events, self._events = self._events, []
         return events
 
     def next_due(self, now: float) -> float:
         """See `Keeper`."""
-        if self._events or (self.busy and not self._held):
+        if self._events or (self.busy and not self._held and not self.waits):
             return now
         return self._idle_by
 

@@ -48,6 +48,7 @@ class KeeperContract(ABC):
         assert all(event.stage in STAGES for event in events if isinstance(event, At))
         assert isinstance(ending(events), Converted)
         assert isinstance(events[-1], Ended)
+        assert not keeper.waits
 
     def test_each_request_ends_once_and_under_its_own_id(
         self, keeper: Keeper, woken: threading.Event, tmp_path: Path
@@ -74,6 +75,7 @@ class KeeperContract(ABC):
             keeper.begin(convert(tmp_path, "good1"), time.monotonic())
         until(keeper, woken, has(At), 10.0)
         assert keeper.busy
+        assert not keeper.waits
         keeper.stop(time.monotonic())
         until(keeper, woken, has(Ended), 10.0)
         assert not keeper.busy

@@ -192,7 +192,7 @@ class Service:
         """Return what the ledger does not tell of how things stand."""
         common, benches = self.common, self.dispatch.benches
         return Moment(
-            at_work={b.voice.id: AtWork(tuple(b.entered), b.since) for b in benches if b.voice is not None},
+            at_work={b.voice.id: AtWork(b.stage, tuple(b.entered), b.since) for b in benches if b.voice is not None},
             ended=dict(common.ended),
             troubles=tuple(self.troubles()),
             cluster=None if self.cluster is None else self.cluster.facts(),
@@ -210,8 +210,11 @@ class Service:
         parts += [] if self.cluster is None else [f"places in the cluster: {self.cluster.facts().places}"]
         parts += self.troubles()
         parts += [f"looking without events: {self.watchless}"] if self.watchless else []
+        benches = [bench for bench in self.dispatch.benches if bench.voice]
+        sent = sum(bench.waits for bench in benches)
+        parts += [f"waiting for a place in the cluster: {sent}"] if sent else []
         parts += [  # last, because it is many with many workers, and systemd shows so much of a line and no more
-            f"converting {shown(b.voice.relpath)}: {b.stage or 'starting'}" for b in self.dispatch.benches if b.voice
+            f"converting {shown(b.voice.relpath)}: {b.stage}" for b in benches if b.voice and not b.waits
         ]
         return ", ".join(parts)
 

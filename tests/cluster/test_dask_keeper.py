@@ -239,6 +239,27 @@ class TestFiles:
         )
 
 
+def test_a_job_waits_until_a_dask_worker_takes_it_on(
+    cluster: Cluster, line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
+) -> None:
+    """The cluster has one place."""
+    in_work(keeper, woken, tmp_path)
+    assert not keeper.waits
+    second = DaskKeeper(line, terms(), woken.set)
+    second.begin(convert(tmp_path, "good1"), time.monotonic())
+    with Client(cluster.address, set_as_default=False) as client:
+        until(lambda: client.run_on_scheduler(tasks) == 2)
+    assert second.poll(time.monotonic()) == []
+    assert second.waits
+    keeper.stop(time.monotonic())
+    polled(second, woken, has(Started), 10.0)
+    assert not second.waits
+    polled(second, woken, has(Ended), 10.0)
+    second.begin(convert(tmp_path, "hang1"), time.monotonic())
+    second.close(1.0)
+    assert not second.waits, "what has ended waits for nothing"
+
+
 def test_of_those_that_wait_the_least_turn_comes_first(
     cluster: Cluster, line: Line, keeper: DaskKeeper, woken: threading.Event, tmp_path: Path
 ) -> None:

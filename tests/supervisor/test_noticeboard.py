@@ -138,6 +138,24 @@ def test_a_voice_with_a_worker_is_shown_with_its_stage(build: Callable[..., Kiln
     assert voice["since"] < told(kiln)["written"]
 
 
+def test_a_voice_in_the_queue_of_a_cluster_is_not_shown_as_begun(build: Callable[..., Kiln]) -> None:
+    """From when to when it stood there is told, too, and the log of systemd does not say that it is converted."""
+    kiln = build(lambda _: None)
+    kiln.keepers[0].waits = True
+    kiln.drop("long.pth")
+    kiln.run(60)
+    [sent] = told(kiln)["in_work"]
+    assert (sent["stage"], sent["done"]) == ("sent", 0)
+    assert kiln.service.status() == "0 waiting, 0 done, 0 refused, waiting for a place in the cluster: 1"
+    assert "waiting for a place in the cluster" in (kiln.outbox / "status.html").read_text()
+    kiln.keepers[0].waits, kiln.keepers[0]._held = False, True  # taken on, and no stage entered
+    kiln.run(60)
+    [begun] = told(kiln)["in_work"]
+    assert begun["stage"] == "starting"
+    assert begun["since"] > sent["since"]
+    assert kiln.service.status().endswith("converting long.pth: starting")
+
+
 def test_a_result_that_cannot_be_published_waits_and_says_why(build: Callable[..., Kiln]) -> None:
     """With the words that the ledger has."""
     kiln = build()

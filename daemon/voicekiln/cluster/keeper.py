@@ -40,8 +40,9 @@ class DaskKeeper:
         self._wake = wake
         self._request: Request | None = None
         self._fresh = False
+        self._waits = False
         self._stopping = asyncio.Event()
-        self._told: deque[tuple[str, Event]] = deque()
+        self._told: deque[tuple[str, Event | Begun]] = deque()
         """Filled by the line's thread: where it happened, and what."""
         self._process: tuple[str, int] | None = None
         """Where the process is, and its number there."""
@@ -54,6 +55,11 @@ class DaskKeeper:
         return self._request is not None
 
     @property
+    def waits(self) -> bool:
+        """See `Keeper`."""
+        return self._waits
+
+    @property
     def ready(self) -> Ready | None:
         """See `Keeper`."""
         return self._ready
@@ -62,7 +68,7 @@ class DaskKeeper:
         """See `Keeper`."""
         if self._request is not None:
             raise RuntimeError("the worker is busy")
-        self._request, self._fresh, self._idle_by = request, True, NEVER
+        self._request, self._fresh, self._waits, self._idle_by = request, True, True, NEVER
         self._stopping = asyncio.Event()
         self._line.carry(self._serve(request, self._stopping))
 
@@ -99,9 +105,12 @@ class DaskKeeper:
             events += self.poll(now)
         return events
 
-    def _hear(self, address: str, event: Event, now: float) -> list[Event]:  # noqa: PLR0911 - one for each event
+    def _hear(self, address: str, event: Event | Begun, now: float) -> list[Event]:  # noqa: PLR0911 - one for each event
         """Take what the line's thread tells; the same process is announced at each of its jobs, and told of once."""
         match event:
+            case Begun():
+                self._waits = False
+                return []
             case Started(pid) if self._process == (address, pid):
                 return []
             case Started(pid):
@@ -118,7 +127,7 @@ class DaskKeeper:
                 self._process = self._ready = None
                 return [event]
             case Ended(_, ending):
-                self._request = None
+                self._request, self._waits = None, False
                 if isinstance(ending, Lost):
                     return [event, *self._part(ending.reason, wanted=ending is STOPPED)]
                 self._idle_by = now + self._terms.idle_s
@@ -129,7 +138,7 @@ class DaskKeeper:
         process, self._process, self._ready, self._idle_by = self._process, None, None, NEVER
         return [] if process is None else [Left(process[1], reason, wanted)]
 
-    def _tell(self, address: str, event: Event) -> None:
+    def _tell(self, address: str, event: Event | Begun) -> None:
         self._told.append((address, event))
         self._wake()
 
@@ -148,6 +157,7 @@ class DaskKeeper:
             raise LostError("a cluster does conversions and looks, nothing else", counts=False)
         job = self._line.job(request.id, encode(request), self._terms, _priority(request))
         async with way(self._line) as files, job as where:
+            self._tell(where.address, where)
             for file, path in sources(request).items():
                 await files.send(where, file, path, _known(request, file))
             await self._line.ask(where, "begin")

@@ -28,7 +28,8 @@ class VoiceInWork:
     bytes: int
     """Of the source."""
     stage: str
-    """One of `job.STAGES`, `starting` before the first, `publishing` after the last."""
+    """One of `job.STAGES`, `starting` before the first, `publishing` after the last, `sent` while it waits for a
+    place in a cluster."""
     done: float
     """Which part of its steps lies behind, 0 .. 1."""
     since: float

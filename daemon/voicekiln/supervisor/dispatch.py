@@ -37,15 +37,23 @@ class Bench:
 
     keeper: Keeper
     voice: Voice | None = None
-    stage: Stage | None = None
+    waits: bool = False
+    """Whether the voice stands in a queue of its keeper's."""
     entered: list[Stage] = field(default_factory=list)
     """All stages that this voice has come to, the last one last; with several files, some of them more than once."""
     since: float = 0.0
-    """Wall-clock seconds of the last step."""
+    """Wall-clock seconds at which `stage` began."""
     wanted: bool = True
     """Whether its keeper shall be given voices; False while it leaves."""
     warm: bool = False
     """Whether its process has done a job: it is up, and has taken about as much memory as it ever will."""
+
+    @property
+    def stage(self) -> str:
+        """Where the voice is: one of `job.STAGES`, `starting` before the first, `sent` while it waits for a place."""
+        if self.waits:
+            return "sent"
+        return self.entered[-1] if self.entered else "starting"
 
 
 class Dispatch:
@@ -63,7 +71,9 @@ class Dispatch:
         """Take what the workers said."""
         self._muster()
         for bench in self.benches:
-            for event in bench.keeper.poll(self._common.now.mono):
+            events = bench.keeper.poll(self._common.now.mono)
+            self._see_whether_it_waits(bench)
+            for event in events:
                 self._hear(bench, event)
 
     def step(self) -> None:
@@ -104,7 +114,7 @@ class Dispatch:
             case Ready(device, versions):
                 self._greet(device, versions)
             case At(_, stage) if voice is not None:
-                bench.stage, bench.since = stage, self._common.now.wall
+                bench.since = self._common.now.wall
                 bench.entered.append(stage)
                 log.debug("stage.entered", file=shown(voice.relpath), stage=stage)
             case Said(text):
@@ -116,9 +126,14 @@ class Dispatch:
                 bench.warm = False
                 log.error("worker.abandoned", pid=pid, reason="it hangs in the kernel and may still hold memory")
             case Ended(_, ending) if voice is not None and not isinstance(ending, Looked):
-                bench.voice = bench.stage = None
+                bench.voice = None
                 bench.warm |= isinstance(ending, Converted)
                 self._end(voice, ending)
+
+    def _see_whether_it_waits(self, bench: Bench) -> None:
+        waited, bench.waits = bench.waits, bench.keeper.waits
+        if waited != bench.waits:
+            bench.since = self._common.now.wall
 
     def _greet(self, device: dict[str, object], versions: dict[str, str]) -> None:
         """Say once on what the work is done; a missing GPU is nothing to be quiet about."""
@@ -209,6 +224,7 @@ class Dispatch:
         bench.voice, bench.entered, bench.since = started, [], common.now.wall
         job = Job(voice.job, common.spool(voice.job), staging, voice.sha256, recipe, common.beside(voice))
         bench.keeper.begin(Convert(job, threads, voice.turn[0]), self._common.now.mono)
+        self._see_whether_it_waits(bench)
         passed(Step.SENT)
         return True
 

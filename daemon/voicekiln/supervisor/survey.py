@@ -51,10 +51,12 @@ _MARK = re.compile("~[0-9a-f]{6}")
 class AtWork:
     """What the loop knows of a voice with a worker."""
 
+    stage: str
+    """See `VoiceInWork`."""
     entered: tuple[Stage, ...]
     """The stages that it has come to, the last one last."""
     since: float
-    """Wall-clock seconds of the last step."""
+    """Wall-clock seconds at which the stage began."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,9 +137,8 @@ class Survey:
 
     def _in_work(self, most: int) -> Iterator[VoiceInWork]:
         for voice in self._census.newest(State.CONVERTING, most):
-            work = self._moment.at_work.get(voice.id, AtWork((), self._moment.wall))
-            stage = work.entered[-1] if work.entered else "starting"
-            yield _at_work(voice, stage, done_part(work.entered, voice.taken), work.since)
+            work = self._moment.at_work.get(voice.id, AtWork("starting", (), self._moment.wall))
+            yield _at_work(voice, work.stage, done_part(work.entered, voice.taken), work.since)
         for voice in self._census.in_turn(State.CONVERTED, MOST_PUBLISHING):
             yield _at_work(voice, "publishing", PUBLISHING, self._moment.ended.get(voice.id, self._moment.wall))
 

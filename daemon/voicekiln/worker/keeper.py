@@ -85,6 +85,11 @@ class Keeper(Protocol):
         ...
 
     @property
+    def waits(self) -> bool:
+        """Whether nobody has taken on the request under way yet: it stands in a queue that others use, too."""
+        ...
+
+    @property
     def ready(self) -> Ready | None:
         """What the process runs on; None while there is none that is ready."""
         ...

@@ -105,6 +105,11 @@ class Worker:
         return self._task is not None
 
     @property
+    def waits(self) -> bool:
+        """See `Keeper`. The process is nobody else's."""
+        return False
+
+    @property
     def ready(self) -> Ready | None:
         """See `Keeper`."""
         return self._shift.ready if self._shift else None
