@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Self
+
+from ports import free_port
 
 PATIENCE_S = 60.0
 
@@ -33,7 +32,7 @@ class Cluster:
         self.env = ENV
         self.before: dict[str, list[str]] = {"scheduler": [], "worker": []}
         """What stands in front of their commands."""
-        self.address = f"tcp://127.0.0.1:{_free_port()}"
+        self.address = f"tcp://127.0.0.1:{free_port()}"
         self.at = at
         self._own = ["--nanny" if nanny else "--no-nanny", *(["--preload", stand_in] if stand_in else [])]
         self.scheduler: subprocess.Popen[bytes] | None = None
@@ -73,14 +72,6 @@ class Cluster:
         with (self.at / "log").open("ab") as log:
             command = [*self.before[what], sys.executable, "-m", f"distributed.cli.dask_{what}", *arguments]
             return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.env)
-
-
-def _free_port() -> int:
-    """Return a port that nobody has, of those that the kernel gives to nobody by itself before it is used."""
-    while True:
-        with socket.socket() as free, suppress(OSError):
-            free.bind(("127.0.0.1", 15_000 + secrets.randbelow(17_000)))
-            return int(free.getsockname()[1])
 
 
 def until(what: object, bound_s: float = PATIENCE_S) -> None:

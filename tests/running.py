@@ -83,8 +83,9 @@ class Daemon:
         return body
 
     def events(self, name: str) -> list[dict[str, Any]]:
-        """Return the log lines of this event, of all runs on these folders."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{")]
+        """Return the log lines of this event, of all runs on these folders; without one that is being written."""
+        text = self.log.read_bytes() if self.log.exists() else b""
+        lines = [json.loads(line) for line in text[: text.rfind(b"\n") + 1].splitlines() if line.startswith(b"{")]
         return [line for line in lines if line.get("event") == name]
 
     def status(self) -> dict[str, Any]:

@@ -133,7 +133,7 @@ for number in range(30):
 soon = "\\nfrom voicekiln import loop\\nloop.GROWING_S = 0.5\\n"
 config = CONFIG.replace("rescan: 1s", "rescan: 1h")
 with Daemon(at, config, PRELUDE + soon) as daemon:
-    daemon.until(lambda: daemon.log.exists() and daemon.events("watch.failed") != [])
+    daemon.until(lambda: daemon.events("watch.failed") != [])
     [told] = daemon.events("watch.failed")
     assert "31 folders" in told["reason"], told
     for number in range(30):
@@ -175,7 +175,7 @@ def test_a_flood_that_overflows_the_queue_of_events_loses_nothing(tmp_path: Path
     (tmp_path / "inbox").mkdir()
     config = CONFIG.replace("rescan: 1s", "rescan: 5s")
     with Daemon(tmp_path, config, PRELUDE) as daemon:
-        daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
+        daemon.until(lambda: daemon.events("service.ready") != [])
         daemon.process.send_signal(signal.SIGSTOP)
         for number in range(20_000):  # more than fs.inotify.max_queued_events
             (daemon.inbox / f"junk{number}.txt").touch()
@@ -197,14 +197,15 @@ at = Path(sys.argv[1])
 (at / "inbox").mkdir()
 soon = "\\nfrom voicekiln.supervisor import common\\ncommon.FIRST_RETRY_S = common.LAST_RETRY_S = 0.5\\n"
 with Daemon(at, CONFIG, PRELUDE + soon) as daemon:
-    daemon.until(lambda: daemon.log.exists() and daemon.events("service.ready") != [])
+    daemon.until(lambda: daemon.events("service.ready") != [])
 
     def through(name, trouble, mend, words):
         trouble()
         (daemon.inbox / f"{{name}}.pth").write_bytes(voice_bytes(name))
         daemon.until(lambda: words in str(daemon.status()))
         daemon.until(lambda: daemon.status()["files"][-1]["state"] == "converted")
-        assert not [path for path in daemon.outbox.iterdir() if name in path.name], "a part was left"
+        # Between two tries; a part that is left stays.
+        daemon.until(lambda: not [path for path in daemon.outbox.iterdir() if name in path.name])
         print(name)
         mend()
         daemon.until_there(f"{{name}}.json", f"{{name}}.onnx")

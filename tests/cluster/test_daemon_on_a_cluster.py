@@ -69,7 +69,7 @@ def test_the_status_says_that_the_scheduler_is_away(cluster: Cluster, tmp_path: 
     at = daemon(tmp_path / "d", cluster.address)
     drop(at, 1)
     with at:
-        at.until(lambda: "cannot be reached" in json.dumps(at.status()) if at.state.exists() else False)
+        at.until(lambda: "cannot be reached" in json.dumps(at.status()) if at.events("service.started") else False)
         assert at.events("job.started") == []
         with cluster:
             until_done(at, 1)
@@ -120,7 +120,7 @@ def test_a_voice_that_ends_its_worker_each_time_is_refused(tmp_path: Path, asked
         at.inbox.mkdir()
         (at.inbox / "v0.pth").write_bytes(voice_bytes(asked))
         with at:
-            at.until(lambda: at.log.exists() and at.events("worker.lost") != [])
+            at.until(lambda: at.events("worker.lost") != [])
             drop(at, 1, 2, 3)
             until_done(at, 1, 2, 3)
             at.until_there("v0.error.json")

@@ -47,7 +47,7 @@ def convert(tmp_path: Path, name: str) -> Convert:
 
 
 def terms(idle_s: float = 30.0) -> Terms:
-    return Terms("cpu", {"start": 10.0} | dict.fromkeys(STAGES, 10.0), idle_s, 10**9)
+    return Terms("cpu", {"start": 60.0} | dict.fromkeys(STAGES, 60.0), idle_s, 10**9)
 
 
 def called(cluster: Cluster, wake: Callable[[], None]) -> Line:
@@ -252,9 +252,9 @@ def test_a_job_waits_until_a_dask_worker_takes_it_on(
     assert second.poll(time.monotonic()) == []
     assert second.waits
     keeper.stop(time.monotonic())
-    polled(second, woken, has(Started), 10.0)
+    polled(second, woken, has(Started), 30.0)
     assert not second.waits
-    polled(second, woken, has(Ended), 10.0)
+    polled(second, woken, has(Ended), 30.0)
     second.begin(convert(tmp_path, "hang1"), time.monotonic())
     second.close(1.0)
     assert not second.waits, "what has ended waits for nothing"
@@ -314,10 +314,8 @@ class TestTrouble:
         child = next(event.pid for event in events if isinstance(event, Started))
         (dead,) = [worker for worker in own.workers if worker.pid == parent_of(child)]
         own.kill(dead)
-        started = time.monotonic()
         assert isinstance(ending(events + polled(keeper, woken, has(Ended), 20.0)), Lost)
         assert isinstance(ending(run(keeper, woken, tmp_path, "good2")), Converted)
-        assert time.monotonic() - started < 15.0
         line.close()
 
     @pytest.mark.parametrize("nanny", [False, True])
@@ -367,6 +365,42 @@ class TestTrouble:
         until(lambda: line.places)
         assert line.trouble is None
         assert isinstance(ending(run(keeper, woken, tmp_path, "good3")), Converted)
+        line.close()
+
+    def test_a_network_that_is_cut_is_not_taken_for_a_dead_dask_worker(
+        self, own: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """The scheduler is silent then, too, though the line to it does not know yet."""
+        line = called(own, woken.set)
+        keeper = DaskKeeper(line, terms(), woken.set)
+        events = in_work(keeper, woken, tmp_path)
+        assert own.scheduler is not None
+        own.scheduler.send_signal(signal.SIGSTOP)
+        own.kill(own.workers[0])
+        lost = ending(events + polled(keeper, woken, has(Ended), 60.0))
+        assert lost == Lost(f"the scheduler at {own.address} went away", counts=False)
+        line.close()
+
+    def test_a_job_for_a_gpu_does_not_wait_where_none_is_left(
+        self, own: Cluster, woken: threading.Event, tmp_path: Path
+    ) -> None:
+        """The host came back without: its driver failed, or its unit was changed. The scheduler would keep it."""
+        own.kill(own.workers[0])
+        gpu = own.start_worker("--resources", "GPU=1")
+        line = called(own, woken.set)
+        with Client(own.address, set_as_default=False) as client:
+            until(lambda: any(worker["resources"] for worker in client.scheduler_info()["workers"].values()))
+            until(lambda: line.places == 1)
+            first, second = (DaskKeeper(line, terms(), woken.set) for _ in range(2))
+            in_work(first, woken, tmp_path)
+            second.begin(convert(tmp_path, "good1"), time.monotonic())
+            until(lambda: client.run_on_scheduler(tasks) == 2)
+        own.kill(gpu)
+        own.start_worker()
+        lost = ending(polled(second, woken, has(Ended), 60.0))
+        assert lost == Lost("the Dask workers that it waited for have left", counts=False)
+        until(lambda: line.places)
+        assert isinstance(ending(run(second, woken, tmp_path, "good2")), Converted)
         line.close()
 
     @pytest.mark.parametrize(("door", "counts"), [("put", False), ("hear", True), ("get", False)])

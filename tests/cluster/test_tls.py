@@ -148,7 +148,7 @@ def strangers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def until_turned_away(daemon: Daemon, why: str) -> None:
     """Wait until the status says so."""
     with daemon:
-        daemon.until(lambda: daemon.state.exists() and why in (daemon.status()["daemon"] or ""))
+        daemon.until(lambda: daemon.events("service.started") != [] and why in (daemon.status()["daemon"] or ""))
         assert "cannot be reached" in daemon.status()["daemon"]
 
 

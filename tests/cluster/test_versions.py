@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import signal
 import threading
 from pathlib import Path
 
 import pytest
+from distributed import Client
 
 from cluster.another_version import VERSION
 from cluster.test_dask_keeper import run, terms
@@ -18,6 +20,21 @@ from voicekiln.cluster.line import Line
 from voicekiln.job import Converted
 
 HERE = str(Path(__file__).parent)
+
+
+def test_one_that_is_mute_hides_no_other(tmp_path: Path) -> None:
+    """Dask's answer is that of all or none."""
+    cluster = Cluster(tmp_path)
+    cluster.env = ENV | {VERSION: "9.9", "PYTHONPATH": os.pathsep.join([HERE, ENV["PYTHONPATH"]])}
+    with cluster:
+        cluster.start_worker("--preload", "another_version")
+        with Client(cluster.address, set_as_default=False) as client:
+            client.wait_for_workers(2, 60)
+        cluster.workers[0].send_signal(signal.SIGSTOP)
+        line = Line(cluster.address, None, "test", lambda: None)
+        until(lambda: "has voicekiln 9.9" in str(line.trouble))
+        assert line.places == 1
+        line.close()
 
 
 @pytest.mark.parametrize(

@@ -89,14 +89,6 @@ def until(what: Callable[[], bool], why: Callable[[], str] = lambda: "it never c
         time.sleep(0.02)
 
 
-def free_port() -> int:
-    """Return a port of the loopback that nobody listens at."""
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        port: int = one.getsockname()[1]
-        return port
-
-
 def listens(port: int) -> bool:
     """Say whether somebody does."""
     with socket.socket() as one:

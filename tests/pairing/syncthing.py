@@ -13,7 +13,8 @@ from typing import Any, Self
 from urllib.error import HTTPError
 from xml.etree import ElementTree as ET
 
-from pairing.programs import PATIENCE_S, Program, free_port, until
+from pairing.programs import PATIENCE_S, Program, until
+from ports import free_port
 
 IGNORE = "(?d).~*.part"
 """The line of `.stignore` that the README gives."""

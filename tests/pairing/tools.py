@@ -16,7 +16,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pairing.cloud import USER, Cloud
-from pairing.programs import PATIENCE_S, Program, free_port, listens, until
+from pairing.programs import PATIENCE_S, Program, listens, until
+from ports import free_port
 
 RATE_KIB = 1000
 """Kibibytes that arrive in a second, where an arrival is to be looked at."""

@@ -190,7 +190,7 @@ def test_the_end_of_requests_ends_it_in_the_midst_of_a_job() -> None:
         process.stdin.flush()
         assert process.stdout.readline() == b"look\n"
         process.stdin.close()
-        assert process.wait(timeout=5) == 0
+        assert process.wait(timeout=60) == 0
 
 
 def test_it_takes_little_and_gives_way() -> None:

@@ -57,7 +57,7 @@ class TestWorker(KeeperContract):
             command=stub(tmp_path, STUB),
             device="cpu",
             rooms=one_room(tmp_path),
-            deadlines={"start": 5.0} | dict.fromkeys(STAGES, 5.0),
+            deadlines={"start": 60.0} | dict.fromkeys(STAGES, 60.0),
             idle_s=idle_s,
             memory_bytes=10**9,
             wake=woken.set,

@@ -208,10 +208,10 @@ class TestBadWorker:
         """The stage and its limit are named."""
         worker = bench(
             'ready()\njob = hear()\nsay("entered", id=job, stage="fill")\nhang()\n',
-            stage_s=0.2,
+            stage_s=2.5,
         )
         events = worker.run(convert(tmp_path))
-        assert ending(events) == Lost("stage fill took longer than 0.2 s")
+        assert ending(events) == Lost("stage fill took longer than 2.5 s")
         assert not exists(pid_of(events))
 
     def test_a_request_that_is_never_taken_up_has_a_deadline_too(self, bench: MakeBench, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ class TestBadWorker:
 
     def test_sigterm_comes_before_sigkill(self, bench: MakeBench, tmp_path: Path) -> None:
         """A worker whose stage took too long may still say where it was."""
-        body = "ready()\nhear()\nsignal.signal(signal.SIGTERM, lambda *_: sys.exit('in the loop'))\nhang()\n"
+        body = "signal.signal(signal.SIGTERM, lambda *_: sys.exit('in the loop'))\nready()\nhear()\nhang()\n"
         events = bench(body, stage_s=0.2, patience=Patience(terminate_s=60)).run(convert(tmp_path))
         assert ending(events) == Lost("stage load took longer than 0.2 s")
         assert Said("in the loop") in events
@@ -445,19 +445,19 @@ class TestStart:
     """Before a worker has seen the file, the file cannot be at fault."""
 
     @pytest.mark.parametrize(
-        ("body", "words"),
+        ("body", "start_s", "words"),
         [
-            ("hang()", "the worker was not ready after 0.3 s"),
-            ("os._exit(3)", "the worker ended with status 3"),
-            ("finish('j1')\nhang()", "the worker spoke out of turn"),
+            ("hang()", 0.3, "the worker was not ready after 0.3 s"),
+            ("os._exit(3)", 30.0, "the worker ended with status 3"),
+            ("finish('j1')\nhang()", 30.0, "the worker spoke out of turn"),
         ],
         ids=["hangs", "dies", "answers first"],
     )
     def test_a_worker_that_never_gets_ready_is_a_loss_each_time(
-        self, bench: MakeBench, tmp_path: Path, body: str, words: str
+        self, bench: MakeBench, tmp_path: Path, body: str, start_s: float, words: str
     ) -> None:
         """It uses up no attempt, and each request starts a new process."""
-        worker = bench(body, start_s=0.3)
+        worker = bench(body, start_s=start_s)
         pids = set()
         for name in ("j1", "j2"):
             events = worker.run(convert(tmp_path, name))

@@ -77,9 +77,10 @@ async def places(client: Client, versions: Versions, shared: SharedFolder | None
 
     Raises:
         OSError: if the scheduler is gone.
+        TimeoutError: if it does not answer.
     """
     assert client.scheduler is not None  # noqa: S101 - for the type checker; it is there from the start
-    identity = await client.scheduler.identity(n_workers=-1)
+    identity = await asyncio.wait_for(client.scheduler.identity(n_workers=-1), CONNECT_S)
     present = identity["workers"]
     usable = await versions.fitting(client, present)
     if shared is not None:

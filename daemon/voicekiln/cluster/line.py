@@ -60,6 +60,23 @@ GRACE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
+class _Sent:
+    """A job that was sent to the cluster."""
+
+    begun: asyncio.Future[Begun]
+    bound: frozenset[str]
+    """To which Dask workers it may go; none for all."""
+    resources: dict[str, float]
+    """What it takes of one of them."""
+
+    def fits(self, found: Places) -> bool:
+        """Say whether somebody could begin with it; where nobody is, somebody may come who can."""
+        if self.bound and not self.bound & found.present:
+            return False
+        return not (self.resources and found.present) or self.resources == found.resources
+
+
+@dataclass(frozen=True, slots=True)
 class _Deferred:
     """A job that the task itself unpickles: a Dask worker without voicekiln that did so before would end of it."""
 
@@ -107,9 +124,8 @@ class Line:
         self._usable: frozenset[str] = frozenset()
         self._unreached: set[str] = set()
         """Dask workers that the scheduler reaches and we do not."""
-        self._jobs: dict[str, asyncio.Future[Begun]] = {}
-        self._bound: dict[str, frozenset[str]] = {}
-        """To which Dask workers a job may go; none for all."""
+        self._jobs: dict[str, _Sent] = {}
+        """By their keys."""
         self._gone = asyncio.Event()
         """Set when the scheduler has gone; another one for each that comes."""
         self.room = asyncio.Semaphore(CHUNKS)
@@ -166,21 +182,20 @@ class Line:
         if client is None or client.status != "running":  # `submit` would raise, which nobody could tell from a defect
             raise LostError(f"the scheduler at {self.scheduler} is away", counts=False)
         key = f"{self._topic}-{name}-{secrets.token_hex(4)}"
-        begun = self._jobs[key] = self._loop.create_future()
+        begun: asyncio.Future[Begun] = self._loop.create_future()
         ticket = Ticket(key, self._topic, request, terms)
-        resources = self._resources or None
         # Where nobody is, anybody may come: a cluster that grows with its work has to see some. A resource of those
         # that see the folder will not do: told of a new one, Dask forgets which are in use.
         choosy = self.shared is not None or self._usable != self._present
-        bound = self._bound[key] = self._usable if choosy else frozenset()
+        sent = self._jobs[key] = _Sent(begun, self._usable if choosy else frozenset(), self._resources)
         task = client.submit(
             pickle.loads,
             pickle.dumps(_Deferred(ticket)),
             key=key,
             retries=0,
-            resources=resources,
+            resources=sent.resources or None,
             priority=priority,
-            workers=[*bound] or None,
+            workers=[*sent.bound] or None,
             pure=False,
         )
         done = asyncio.ensure_future(task.exception())
@@ -197,7 +212,7 @@ class Line:
         finally:
             done.cancel()
             gone.cancel()
-            del self._jobs[key], self._bound[key]
+            del self._jobs[key]
             if where is not None:
                 await self._send_away(where)
             task.release()
@@ -218,7 +233,7 @@ class Line:
         except (OSError, TimeoutError) as error:
             with suppress(TimeoutError):
                 await asyncio.wait_for(where.gone.wait(), GRACE_S)
-            if where.gone.is_set():
+            if where.gone.is_set() or not await _answers(client):
                 raise LostError(self._went_away(), counts=False) from error
             if door == "hear":
                 raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
@@ -291,7 +306,7 @@ class Line:
             count_by = self._loop.time()
             while client.status == "running":
                 if (began := self._loop.time()) >= count_by or (shared is not None and shared.news):
-                    found = await asyncio.wait_for(places(client, versions, shared), CONNECT_S)
+                    found = await places(client, versions, shared)
                     there = None if shared is None else shared.trouble
                     trouble = versions.trouble or there or self._barrier(found.present)
                     self._count(client, found, trouble)
@@ -322,13 +337,13 @@ class Line:
         self.dashboard = found.dashboard
         self._client = client
         self._present, self._usable = found.present, found.usable
-        for key, bound in self._bound.items():
-            if bound and not bound & found.present:
-                self._strand(self._jobs[key])
+        for sent in self._jobs.values():
+            if not sent.fits(found):
+                self._strand(sent.begun)
+        self._is(trouble or (UNSEEN if self.unusable else None))
         if found.number != self.places:
             self.places = found.number
             self._wake()
-        self._is(trouble or (UNSEEN if self.unusable else None))
 
     @staticmethod
     def _strand(begun: asyncio.Future[Begun]) -> None:
@@ -339,11 +354,22 @@ class Line:
     def _began(self, event: tuple[float, Any]) -> None:
         """Hear from a Dask worker that it has begun with a job."""
         told = event[1]
-        where, begun = Begun(told["run"], told["address"], self._gone), self._jobs.get(told["key"])
-        if begun is not None and not begun.done():
-            begun.set_result(where)
+        where, sent = Begun(told["run"], told["address"], self._gone), self._jobs.get(told["key"])
+        if sent is not None and not sent.begun.done():
+            sent.begun.set_result(where)
 
     def _is(self, trouble: str | None) -> None:
         if trouble != self.trouble:
             self.trouble = trouble
             self._wake()
+
+
+async def _answers(client: Client) -> bool:
+    """Say whether the scheduler is there; of a network that is cut, its own connection may learn later than a job's."""
+    if client.scheduler is None:
+        return False
+    try:
+        await asyncio.wait_for(client.scheduler.identity(n_workers=0), CONNECT_S)
+    except (OSError, TimeoutError):
+        return False
+    return True

@@ -40,23 +40,26 @@ class Versions:
     async def fitting(self, client: Client, present: Collection[str]) -> list[str]:
         """Return who of those present has ours, by address; others are asked anew each time, who may be updated.
 
-        Who does not answer is taken for fitting: the next job finds out.
+        Who does not answer is taken for fitting for now: the next job finds out.
         """
         self._fitting &= {*present}
         self._others = {}
         if new := [address for address in present if address not in self._fitting]:
-            try:
-                run = client.run(metadata.version, PACKAGE, workers=new, on_error="return")
-                said: dict[str, object] = await asyncio.wait_for(run, ASK_S)
-            except (OSError, TimeoutError):
-                said = {}
-            found = {address: _version(said.get(address)) for address in new}
-            self._others = {address: version for address, version in found.items() if version != __version__}
-            self._fitting |= found.keys() - self._others.keys()
-        return [address for address in present if address in self._fitting]
+            said = await _versions(client, new)
+            if not said and len(new) > 1:  # Dask waits for all, and one of them may hang
+                for each in await asyncio.gather(*(_versions(client, [address]) for address in new)):
+                    said |= each
+            self._others = {address: version for address, version in said.items() if version != __version__}
+            self._fitting |= said.keys() - self._others.keys()
+        return [address for address in present if address not in self._others]
 
 
-def _version(said: object) -> str:
-    if isinstance(said, metadata.PackageNotFoundError):
-        return ""
-    return said if isinstance(said, str) else __version__
+async def _versions(client: Client, workers: list[str]) -> dict[str, str]:
+    """Return which voicekiln each has, empty for none; without those who do not answer."""
+    try:
+        run = client.run(metadata.version, PACKAGE, workers=workers, on_error="return")
+        said: dict[str, object] = await asyncio.wait_for(run, ASK_S)
+    except (OSError, TimeoutError):
+        return {}
+    none = {address: "" for address, told in said.items() if isinstance(told, metadata.PackageNotFoundError)}
+    return none | {address: told for address, told in said.items() if isinstance(told, str)}

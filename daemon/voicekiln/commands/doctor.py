@@ -28,7 +28,7 @@ from voicekiln.oneoff import Desk, NotDoneError
 from voicekiln.settings import FOLDERS, Settings
 from voicekiln.supervisor.hiring import HERE
 
-ANSWER_S = 8.0
+ANSWER_S = 20.0
 """For all questions but the one to the worker, which loads PyTorch."""
 WORKER_S = 90.0
 

@@ -39,8 +39,8 @@ INOTIFY = Path("/proc/sys/fs/inotify")
 IN_CREATE = 0x100
 """As the kernel counts it."""
 
-CLUSTER_S = 6.0
-"""What a scheduler is given to answer."""
+CLUSTER_S = 12.0
+"""What a scheduler is given to answer; that a host is silent, the line itself finds out after five seconds."""
 
 _GB = 1e9
 
