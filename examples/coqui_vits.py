@@ -25,9 +25,9 @@ import onnxruntime
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
-HEARD_HZ, WINDOW, WINDOWS, SHORTEST = 16_000, 40_000, 10, 257
+HEARD_HZ, RMS_DB, WINDOW, WINDOWS, SHORTEST = 16_000, -27.0, 40_000, 10, 257
 """What the speaker encoder hears: windows of 2.5 s, spread evenly over the clip, or all of a shorter one."""
-AS_WRITTEN = (None, "no_cleaners", "phoneme_cleaners", "multilingual_phoneme_cleaners")
+AS_WRITTEN = (None, "no_cleaners", "phoneme_cleaners", "multilingual_phoneme_cleaners", "chinese_mandarin_cleaners")
 """Cleaners that leave capital letters as they are; the others make them small."""
 
 
@@ -55,7 +55,7 @@ def tokens(text: str, feed: Mapping[str, Any]) -> Array:
     table: dict[str, int] = dict(feed.get("tokens", {}))
     for points, number in feed.get("tokens_by_code_point", {}).items():  # symbols that cannot be shown
         table["".join(chr(int(point, 16)) for point in points.split("+"))] = number
-    as_written = feed.get("use_phonemes") or feed.get("cleaner") in AS_WRITTEN
+    as_written = feed.get("use_phonemes", True) or feed.get("cleaner") in AS_WRITTEN
     text = " ".join((text if as_written else text.lower()).split())
     if unknown := sorted({letter for letter in text if letter not in table}):
         sys.stderr.write(f"left out, as the voice does not know them: {' '.join(unknown)}\n")
@@ -64,7 +64,7 @@ def tokens(text: str, feed: Mapping[str, Any]) -> Array:
         raise SystemExit("there is nothing in this text that the voice could read")
     if feed.get("add_blank") and "blank" in feed:
         found = [feed["blank"], *(each for number in found for each in (number, feed["blank"]))]
-    if feed.get("use_eos_bos"):
+    if feed.get("use_eos_bos") and "bos" in feed and "eos" in feed:
         found = [feed["bos"], *found, feed["eos"]]
     return np.array([found], np.int64)
 
@@ -81,8 +81,8 @@ def chosen(listed: Sequence[Mapping[str, Any]], count: int, name: str | None, wh
     raise SystemExit(f"there is no {what} {name} among {count}, counted from 0: {there or 'nobody names them'}")
 
 
-def heard(clip: Path, speaker_encoder: Path) -> Array:
-    """Return the d-vector, (1, width), of whoever speaks in a clip: the mean over windows of it."""
+def heard(clip: Path, speaker_encoder: Path, rms_db: float = RMS_DB) -> Array:
+    """Return the d-vector, (1, width), of whoever speaks in a clip: the mean over windows of it, once as loud."""
     try:
         with wave.open(str(clip)) as file:
             kind, data = file.getparams()[:3], file.readframes(file.getnframes())
@@ -91,6 +91,7 @@ def heard(clip: Path, speaker_encoder: Path) -> Array:
     if kind != (1, 2, HEARD_HZ) or len(data) < 2 * SHORTEST:
         raise SystemExit(f"{clip} has to have one channel, 16 bits, {HEARD_HZ} Hz and at least {SHORTEST} samples")
     samples = np.frombuffer(data, "<i2").astype(np.float32) / 32768
+    samples *= 10 ** (rms_db / 20) / max(float(np.sqrt(np.mean(samples**2))), 1e-9)
     length = min(WINDOW, samples.size)
     starts = np.linspace(0, samples.size - length, WINDOWS).astype(int)
     [vectors] = run(speaker_encoder, {"waveform": np.stack([samples[start : start + length] for start in starts])})

@@ -121,6 +121,7 @@ SPEECH_FILES: Mapping[str, Kind] = {"model_file.pth": "speech", "model_se.pth": 
 """And in one of a voice that reads text."""
 DURATIONS = {"rule": "min(ceil(w * length_scale), 1000)"}
 D_VECTORS = {"width": 512, "of_a_clip": "the mean over its windows"}
+LOUDNESS = {"rms_db": -27.0, "rule": "as loud as others"}
 WINDOWS = {"count": 10, "samples": 40000, "starts": "floor(i / 9)", "shorter": "a shorter clip is one window"}
 
 
@@ -150,7 +151,7 @@ def conversion(job: Job, role: Kind, **model: Any) -> Conversion:
     if role == "speech":
         feed["durations"] = DURATIONS
     if role == "speaker_encoder":
-        feed |= {"d_vector": D_VECTORS, "windows": WINDOWS}
+        feed |= {"d_vector": D_VECTORS, "loudness": LOUDNESS, "windows": WINDOWS}
     return replace(
         converted(job).conversion,
         files=tuple(files),

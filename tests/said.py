@@ -49,6 +49,7 @@ CONSTANTS: dict[str | tuple[str, str], str] = {
     "LICENCE": "reason",
     "YOURTTS_LICENCE": "reason",
     "IN_FLOAT32": "reason",
+    "CLEANED": "reason",
     "NO_ROOM": "reason",
     "NO_SYMBOLS": "reason",
     "MARKED": "reason",

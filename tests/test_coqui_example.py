@@ -8,6 +8,7 @@ import subprocess
 import sys
 import wave
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +97,7 @@ def test_symbols_that_cannot_be_shown_are_read_too(capsys: pytest.CaptureFixture
         "blank": 9,
         "add_blank": False,
         "cleaner": "basic_cleaners",
+        "use_phonemes": False,
     }
     tokens = of_the_example("tokens")
     assert tokens("A\u200dxb", told).tolist() == [[1, 3, 2]]
@@ -111,8 +113,10 @@ def test_symbols_that_cannot_be_shown_are_read_too(capsys: pytest.CaptureFixture
 @pytest.mark.parametrize(
     ("told", "number"),
     [
-        ({"cleaner": "multilingual_cleaners"}, 1),
-        ({"cleaner": "english_cleaners"}, 1),
+        ({"cleaner": "multilingual_cleaners", "use_phonemes": False}, 1),
+        ({"cleaner": "english_cleaners", "use_phonemes": False}, 1),
+        ({"cleaner": "english_cleaners2"}, 2),
+        ({"cleaner": "chinese_mandarin_cleaners", "use_phonemes": False}, 2),
         ({"cleaner": "multilingual_phoneme_cleaners"}, 2),
         ({"cleaner": "english_cleaners", "use_phonemes": True}, 2),
         ({}, 2),
@@ -121,6 +125,11 @@ def test_symbols_that_cannot_be_shown_are_read_too(capsys: pytest.CaptureFixture
 def test_capital_letters_become_small_where_the_cleaner_makes_them_so(told: dict[str, Any], number: int) -> None:
     """Not those of a voice without a cleaner, nor phonemes, of which a capital is another one."""
     assert of_the_example("tokens")("A", {"tokens": {"a": 1, "A": 2}} | told).tolist() == [[number]]
+
+
+def test_a_beginning_and_an_end_that_are_no_symbols_are_left_out() -> None:
+    """A config may ask for both and name neither."""
+    assert of_the_example("tokens")("a", {"tokens": {"a": 1}, "use_eos_bos": True}).tolist() == [[1]]
 
 
 def test_speakers_are_found_by_what_they_are_called(outbox: Path) -> None:
@@ -157,8 +166,23 @@ def test_the_clip_of_somebody_becomes_the_d_vector_that_coqui_finds(outbox: Path
         for number in range(3):
             clip = tmp_path / f"{number}.wav"
             save(clip, arrays[f"{number}.waveform"])
-            got = of_the_example("heard")(clip, outbox / "model_se.speaker_encoder.onnx")
+            as_it_is = 10 * np.log10(np.mean((arrays[f"{number}.waveform"] * 32768).astype("<i2").astype(float) ** 2))
+            heard = partial(of_the_example("heard"), clip, outbox / "model_se.speaker_encoder.onnx")
+            got = heard(as_it_is - 20 * np.log10(32768))
             assert np.abs(got - arrays[f"{number}.d_vector_mean"]).max() <= 1e-5
+
+
+def test_a_soft_clip_is_the_same_person(outbox: Path, tmp_path: Path) -> None:
+    """Coqui makes clips equally loud first; the encoder alone would hear somebody else."""
+    with np.load(reference_voices.FOLDER / "coqui-speaker-encoder.npz") as arrays:
+        sound = arrays["1.waveform"]
+    encoder, vectors = outbox / "model_se.speaker_encoder.onnx", []
+    for gain in (1.0, 0.1):
+        save(tmp_path / "clip.wav", gain * sound / np.abs(sound).max() * 0.9)
+        vectors.append(of_the_example("heard")(tmp_path / "clip.wav", encoder))
+    assert np.abs(vectors[0] - vectors[1]).max() <= 5e-3
+    softly = of_the_example("heard")(tmp_path / "clip.wav", encoder, -75.0)
+    assert np.abs(vectors[0] - softly).max() > 1e-2
 
 
 def save(path: Path, waveform: np.ndarray, rate: int = 16000) -> None:

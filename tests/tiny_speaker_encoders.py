@@ -60,6 +60,8 @@ def config(**audio: Any) -> dict[str, Any]:
             "preemphasis": 0.97,
             "num_mels": TINY.mels,
             "mel_fmax": None,
+            "do_rms_norm": True,
+            "db_level": -27.0,
         }
         | audio,
         "model_params": {

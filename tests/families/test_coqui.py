@@ -21,7 +21,7 @@ from plain_export import network
 from voicekiln.errors import Contradiction, NoSuchFace
 from voicekiln.families import choose
 from voicekiln.families.base import PLAIN, Claim, DVectors, Exportable, NotMine, Outline, TensorInfo
-from voicekiln.families.coqui import IN_FLOAT32, LICENCE, YOURTTS_LICENCE, CoquiVits
+from voicekiln.families.coqui import CLEANED, IN_FLOAT32, LICENCE, YOURTTS_LICENCE, CoquiVits
 from voicekiln.families.coqui_network import Settings
 from voicekiln.families.coqui_settings import Reading
 from voicekiln.families.coqui_usual import SINGLE, VCTK, YOURTTS
@@ -485,6 +485,23 @@ def test_the_one_graph_says_in_its_file_what_its_clients_read() -> None:
     phonemes["config"] |= {"use_phonemes": True, "phonemizer": "espeak", "phoneme_language": "en-us"}
     told = built(outline(phonemes), "single").metadata
     assert (told["frontend"], told["voice"], told["language"]) == ("", "en-us", "en-us")
+
+
+@pytest.mark.parametrize(
+    ("cleaners", "frontend"),
+    [(["english_cleaners2"], None), (["transliteration_cleaners"], "characters"), ([], "characters")],
+)
+def test_what_a_cleaner_of_the_original_does_is_not_made_up(cleaners: list[str], frontend: str | None) -> None:
+    """Some make phonemes: whoever fed letters to such a voice, as the file said, would hear gibberish."""
+    config = tiny_coqui.original_config("single")
+    config["data"]["text_cleaners"] = cleaners
+    seen = with_companions(tiny_coqui.original("single"), config=config)
+    made = built(seen, "single")
+    assert made.metadata.get("frontend") == frontend
+    assert made.feed.get("use_phonemes") == (None if frontend is None else False)
+    assert [note for note in recognised(seen).notes if "text cleaner" in note] == (
+        [] if frontend else [CLEANED.format(cleaner="english_cleaners2")]
+    )
 
 
 def test_a_tensor_of_another_shape_is_named() -> None:

@@ -132,6 +132,22 @@ def test_the_config_is_believed_where_tensors_are_silent() -> None:
     assert exportable.metadata["window_samples"] == "25000"
 
 
+def test_clips_are_made_as_loud_as_coqui_makes_them() -> None:
+    """Else its d-vectors would be others, the more so the softer a clip is. What does nothing to them is believed."""
+    for audio, told in (({}, -27.0), ({"db_level": -20}, -20.0), ({"do_rms_norm": False}, None)):
+        seen = beside(tiny_speaker_encoder(), {"config_se.json": config(**audio)})
+        exportable = SpeakerEncoder().build(claimed(seen), seen)
+        assert exportable.feed.get("loudness", {}).get("rms_db") == told
+        assert exportable.metadata.get("rms_db") == (None if told is None else str(told))
+    assert (
+        "10^(-27 / 20)"
+        in SpeakerEncoder().build(claimed(beside(tiny_speaker_encoder(), {})), seen).feed["loudness"]["rule"]
+    )
+    for wrong in ({"db_level": None}, {"db_level": 3.0}):
+        with pytest.raises(Contradiction):
+            claimed(beside(tiny_speaker_encoder(), {"config_se.json": config(**wrong)}))
+
+
 def test_what_was_assumed_is_said() -> None:
     """Without a config the usual is taken, and the person told; the claim is the same but for that."""
     told, untold = claimed(beside(tiny_speaker_encoder())), claimed(beside(tiny_speaker_encoder(), {}))

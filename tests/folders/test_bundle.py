@@ -320,7 +320,8 @@ def test_the_chain_of_a_voice_that_reads_goes_from_a_clip_and_text_to_sound(stag
     }
     rules = {name: fed.get("rule") for name, fed in body["chain"][2]["inputs"].items()}
     assert body["chain"][0]["inputs"]["waveform"]["rule"] == (
-        "windows of 40000 samples of the clip, which begin at floor(i / 9); a shorter clip is one window"
+        "windows of 40000 samples of the clip, which begin at floor(i / 9); a shorter clip is one window; "
+        "first, as loud as others"
     )
     assert rules == {
         "m_p": None,

@@ -59,6 +59,10 @@ IN_FLOAT32 = (
     "make one longer or shorter."
 )
 NO_ROOM = "Its {symbols} symbols are more than there is room for in the sidecar; they are those of its config."
+CLEANED = (
+    "Its symbols are what its text cleaner, {cleaner}, makes of a text, and of that the file knows nothing: "
+    "let a text go through it first."
+)
 NO_LIVE = "w-okada's client converts voices and does not read texts"
 NO_MOEVS = "MoeVoiceStudio does not open Coqui's voices through this interface"
 NO_POSTERIOR = "the part that listens, the posterior encoder, is not in the file; the training checkpoint has it"
@@ -91,7 +95,8 @@ class CoquiVits:
             raise OtherFamily(what=what, families=self.title)
         symbols = len(found.config.tokens or ())
         crowded = () if sidecar.has_room(found) else (NO_ROOM.format(symbols=symbols),)
-        return Claim(self.name, found, _describe(outline, found), found.notes + crowded)
+        unknown = () if found.config.use_phonemes is not None else (CLEANED.format(cleaner=found.config.cleaner),)
+        return Claim(self.name, found, _describe(outline, found), found.notes + crowded + unknown)
 
     def parts(self, _claim: Claim, recipe: Recipe) -> tuple[Part, ...]:
         """Return decoder and encoder for the family's own face, and the recipe's other ones."""

@@ -20,6 +20,8 @@ from voicekiln.families.tensors import Shape, listed
 
 MODEL = "vits"
 """As a Coqui config says whose it is; those of its other models may have the same parts."""
+LETTERS = (None, "basic_cleaners", "transliteration_cleaners")
+"""Cleaners of the original VITS, of which an MMS voice has none or the second, that make no phonemes."""
 NOISE_SCALES = (0.0, 10.0)
 LENGTH_SCALES = (0.1, 10.0)
 """Bounds of the scales with which a voice speaks if nobody says otherwise."""
@@ -133,7 +135,8 @@ class Config:
     """Whether the blank goes between all symbols and around them."""
     use_eos_bos: bool
     """Whether the symbols of the beginning and the end go around all that."""
-    use_phonemes: bool
+    use_phonemes: bool | None
+    """None where only the code of a cleaner would tell."""
     cleaner: str | None
     phonemizer: str | None
     phoneme_language: str | None
@@ -190,7 +193,7 @@ def read_config(name: str, raw: object, layout: Layout, rows: int) -> Config | N
         fft_size=sound.number(dialect.fft_size),
         win_length=sound.number("win_length"),
         hop_length=sound.number("hop_length"),
-        **_texts(whole, sound, symbols or Vocabulary({}, pad=first, blank=first)),
+        **_texts(layout, whole, sound, symbols or Vocabulary({}, pad=first, blank=first)),
         tokens=None if symbols is None else symbols.tokens,
         noise_scale=_scale(model, "inference_noise_scale", 0.667),
         noise_scale_dp=_scale(model, "inference_noise_scale_dp", dialect.noise_scale_dp),
@@ -237,11 +240,14 @@ def _block(model: Table, key: str) -> int | None:
     return None if said is None else int(said)
 
 
-def _texts(whole: Table, sound: Table, symbols: Vocabulary) -> dict[str, Any]:
+def _texts(layout: Layout, whole: Table, sound: Table, symbols: Vocabulary) -> dict[str, Any]:
     """Return how a text becomes symbols, but for most of their numbers."""
     cleaners = sound.values.get("text_cleaners")
     first = Table(whole.name, {"first": cleaners[0]} if isinstance(cleaners, list) and cleaners else {})
     added = {whole.switch("add_blank"), sound.switch("add_blank")}
+    cleaner = whole.text("text_cleaner") or first.text("first")
+    # The original has no such switch: some of its cleaners make phonemes, and everybody adds cleaners of his own.
+    phonemes = None if layout == "vits" and cleaner not in LETTERS else whole.switch("use_phonemes") is True
     return {
         "pad": symbols.pad,
         "blank": symbols.blank,
@@ -249,8 +255,8 @@ def _texts(whole: Table, sound: Table, symbols: Vocabulary) -> dict[str, Any]:
         "eos": symbols.eos,
         "add_blank": False not in added,
         "use_eos_bos": whole.switch("enable_eos_bos_chars") is True,
-        "use_phonemes": whole.switch("use_phonemes") is True,
-        "cleaner": whole.text("text_cleaner") or first.text("first"),
+        "use_phonemes": phonemes,
+        "cleaner": cleaner,
         "phonemizer": whole.text("phonemizer"),
         "phoneme_language": whole.text("phoneme_language"),
     }

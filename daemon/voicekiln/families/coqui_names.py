@@ -21,9 +21,17 @@ MARKS: dict[Layout, tuple[str, str]] = {
 """A tensor that has to be there, and what the name of another one begins with. RVC and so-vits-svc have
 `enc_p` as well, but no symbols go into theirs."""
 
-TRAINING_ONLY = ("disc.", "speaker_encoder.", "audio_transform", "duration_predictor.post_", "dp.post_")
-"""What names begin with of tensors that nothing here needs: discriminator, loss and the way back of the durations. With
-the posterior encoder, which only training needs for speech, voices are converted."""
+TRAINING_ONLY = (
+    "disc.",
+    "speaker_encoder.",
+    "audio_transform",
+    "audio_resampler.",
+    "duration_predictor.post_",
+    "dp.post_",
+)
+"""What names begin with of tensors that nothing here needs: discriminator, loss, the resampling of what is trained on,
+and the way back of the durations. With the posterior encoder, which only training needs for speech, voices are
+converted."""
 
 _PARTS = {
     "enc_p.": "text_encoder.",
@@ -36,6 +44,8 @@ _AFFINE = {
     "dp.flows.0.logs": "duration_predictor.flows.0.log_scale",
 }
 _COUPLING = re.compile(r"flow\.flows\.([0-9]{1,3})\.")
+_OF_A_SPEAKER = re.compile(r"(dp|dec)\.cond\.|(flow|enc_q)\..*\.cond_layer\.")
+"""The layers that take a speaker."""
 _STEP = re.compile(r"dp\.flows\.([0-9]{1,3})\.")
 
 
@@ -48,6 +58,8 @@ def layout(names: Iterable[str]) -> Layout | None:
 def canonical(names: Iterable[str]) -> dict[str, str]:
     """Return by a file's names of tensors the networks' names, less those that only training needs.
 
+    Without a table of speakers the original has nobody to tell its layers for them, and never uses those.
+
     A name that is none of a voice's stands for itself, so that it is found to be superfluous. Two names may stand for
     one tensor only in a file that contradicts itself.
 
@@ -55,8 +67,12 @@ def canonical(names: Iterable[str]) -> dict[str, str]:
         names: of either layout, weight norm in its older spelling or folded.
     """
     named = frozenset(names)
-    rename: Callable[[str], str] = _from_original if layout(named) == "vits" else _from_coqui
-    return {name: rename(name) for name in sorted(named) if not name.startswith(TRAINING_ONLY)}
+    original = layout(named) == "vits"
+    rename: Callable[[str], str] = _from_original if original else _from_coqui
+    used = {name for name in named if not name.startswith(TRAINING_ONLY)}
+    if original and "emb_g.weight" not in named:
+        used = {name for name in used if not _OF_A_SPEAKER.match(name)}
+    return {name: rename(name) for name in sorted(used)}
 
 
 def _has(names: Collection[str], tensor: str, beginning: str) -> bool:

@@ -180,7 +180,7 @@ def metadata(found: Reading, part: Made) -> dict[str, str]:
             "model_type": "vits",
             "comment": "coqui",
             "version": 1,
-            "frontend": "" if told.use_phonemes else "characters",
+            "frontend": {True: "", False: "characters", None: None}[told.use_phonemes],
             "voice": told.phoneme_language if told.use_phonemes else None,
             "language": told.phoneme_language or (found.languages or {}).get(0) or UNKNOWN,
             "punctuation": " ".join(punctuation),

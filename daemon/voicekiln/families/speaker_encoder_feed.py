@@ -16,6 +16,7 @@ from voicekiln.families.speaker_encoder_settings import Network, Settings
 WINDOWS = 10
 WINDOW_FRAMES = 250
 """Of one window, however long the clip."""
+LOUDNESS = "clip * 10^({rms_db:g} / 20) / sqrt(mean(clip^2)), of the whole clip, before windows are cut"
 SAMPLED = 2
 """Windows in a drawn sample: enough to show that they do not mix."""
 
@@ -45,6 +46,11 @@ def feed(settings: Settings) -> dict[str, Any]:
         "sample_rate": settings.sample_rate,
         "hop": made.hop,
         "waveform": {"range": "-1 .. 1", "channels": 1, "shortest_samples": shortest(made)},
+        **(
+            {}
+            if settings.rms_db is None
+            else {"loudness": {"rms_db": settings.rms_db, "rule": LOUDNESS.format(rms_db=settings.rms_db)}}
+        ),
         "windows": {
             "count": WINDOWS,
             "frames": WINDOW_FRAMES,
@@ -60,9 +66,14 @@ def feed(settings: Settings) -> dict[str, Any]:
     }
 
 
+def _loudness(rms_db: float | None) -> dict[str, Any]:
+    return {} if rms_db is None else {"loudness": {"rms_db": rms_db, "rule": LOUDNESS.format(rms_db=rms_db)}}
+
+
 def metadata(family: str, settings: Settings) -> dict[str, str]:
     """Return what a client needs, for the ONNX file itself."""
     made = settings.network
     facts = {"family": family, "sample_rate": settings.sample_rate, "hop": made.hop, "d_vector_width": made.width}
+    facts |= {} if settings.rms_db is None else {"rms_db": settings.rms_db}
     facts |= {"windows": WINDOWS, "window_samples": WINDOW_FRAMES * made.hop}
     return {key: str(value) for key, value in facts.items()}

@@ -22,6 +22,8 @@ MAX_MELS = 256
 MAX_TRANSFORM = 4096
 """Samples of a Fourier transform; the real ones have 512."""
 
+LEVELS_DB = -99.0, 0.0
+
 OWN_CONFIG = "config_se.json"
 """Of the one speaker encoder that a folder has."""
 CONFIGS = (OWN_CONFIG, "config.json")
@@ -60,10 +62,14 @@ class Settings:
     """Samples."""
     sample_rate: int
     """Hz."""
+    rms_db: float | None = None
+    """How loud Coqui makes a whole clip before it is heard: its root mean square, where full scale is 0 dB. None: as
+    it is."""
 
 
+RMS_DB = -27.0
 HOP = 160
-"""Of all released ones; so is the next."""
+"""Of all released ones; so are the one before and the one after."""
 SAMPLE_RATE = 16_000
 
 
@@ -116,7 +122,7 @@ def _measure(shapes: Mapping[str, Shape]) -> Settings:
         attention=axes(shapes, "attention.0.weight", 3)[0],
         width=axes(shapes, "fc.weight", 2)[0],
     )
-    return Settings(network, window, SAMPLE_RATE)
+    return Settings(network, window, SAMPLE_RATE, RMS_DB)
 
 
 def _told(config: Table, found: Settings) -> Settings:
@@ -131,7 +137,8 @@ def _told(config: Table, found: Settings) -> Settings:
     _agree(audio, {"num_mels": made.mels, "fft_size": made.n_fft, "win_length": found.window})
     rate = config.given("sample_rate", audio.number("sample_rate", RATES_HZ[0], RATES_HZ[-1]))
     hop = config.given("hop_length", audio.number("hop_length", 1, made.n_fft))
-    return replace(found, network=replace(made, hop=hop), sample_rate=rate)
+    loud = config.given("db_level", audio.real("db_level", *LEVELS_DB)) if audio.switch("do_rms_norm") else None
+    return replace(found, network=replace(made, hop=hop), sample_rate=rate, rms_db=loud)
 
 
 def _table(config: Table, key: str) -> Table | None:

@@ -75,7 +75,9 @@ def _windows(hears: Member) -> str:
     said, samples = texts(told, ("starts", "shorter")), number(told.get("samples"))
     if samples is None or said.keys() < {"starts", "shorter"}:
         return ""
-    return f"windows of {samples} samples of the clip, which begin at {said['starts']}; {said['shorter']}"
+    cut = f"windows of {samples} samples of the clip, which begin at {said['starts']}; {said['shorter']}"
+    loud = texts(table(hears.conversion.feed, "loudness"), ("rule",)).get("rule")
+    return f"{cut}; first, {loud}" if loud else cut
 
 
 def _disagreements(chosen: Members) -> Iterator[str]:
