@@ -362,8 +362,7 @@ class TestTrouble:
         own.start_scheduler()
         own.kill(own.workers[0])
         own.start_worker()
-        until(lambda: line.places)
-        assert line.trouble is None
+        until(lambda: line.places and line.trouble is None)
         assert isinstance(ending(run(keeper, woken, tmp_path, "good3")), Converted)
         line.close()
 

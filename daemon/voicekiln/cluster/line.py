@@ -340,10 +340,10 @@ class Line:
         for sent in self._jobs.values():
             if not sent.fits(found):
                 self._strand(sent.begun)
-        self._is(trouble or (UNSEEN if self.unusable else None))
         if found.number != self.places:
             self.places = found.number
             self._wake()
+        self._is(trouble or (UNSEEN if self.unusable else None))
 
     @staticmethod
     def _strand(begun: asyncio.Future[Begun]) -> None:

@@ -21,7 +21,7 @@ from voicekiln.families.tensors import Shape, listed
 MODEL = "vits"
 """As a Coqui config says whose it is; those of its other models may have the same parts."""
 LETTERS = (None, "basic_cleaners", "transliteration_cleaners")
-"""Cleaners of the original VITS, of which an MMS voice has none or the second, that make no phonemes."""
+"""Cleaners of the original VITS that make no phonemes, and none at all."""
 NOISE_SCALES = (0.0, 10.0)
 LENGTH_SCALES = (0.1, 10.0)
 """Bounds of the scales with which a voice speaks if nobody says otherwise."""

@@ -46,11 +46,7 @@ def feed(settings: Settings) -> dict[str, Any]:
         "sample_rate": settings.sample_rate,
         "hop": made.hop,
         "waveform": {"range": "-1 .. 1", "channels": 1, "shortest_samples": shortest(made)},
-        **(
-            {}
-            if settings.rms_db is None
-            else {"loudness": {"rms_db": settings.rms_db, "rule": LOUDNESS.format(rms_db=settings.rms_db)}}
-        ),
+        **_loudness(settings.rms_db),
         "windows": {
             "count": WINDOWS,
             "frames": WINDOW_FRAMES,

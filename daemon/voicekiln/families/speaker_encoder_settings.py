@@ -67,10 +67,10 @@ class Settings:
     it is."""
 
 
-RMS_DB = -27.0
 HOP = 160
-"""Of all released ones; so are the one before and the one after."""
+"""Of all released ones; so are the next two."""
 SAMPLE_RATE = 16_000
+RMS_DB = -27.0
 
 
 def read(outline: Outline, shapes: Mapping[str, Shape]) -> tuple[Settings, list[str], list[str]]:
