@@ -402,7 +402,7 @@ class TestTrouble:
         assert isinstance(ending(run(second, woken, tmp_path, "good2")), Converted)
         line.close()
 
-    @pytest.mark.parametrize(("door", "counts"), [("put", False), ("hear", True), ("get", False)])
+    @pytest.mark.parametrize(("door", "counts"), [("put", False), ("begin", True), ("hear", True), ("get", False)])
     def test_only_who_goes_while_a_voice_is_open_may_have_gone_of_it(  # noqa: PLR0913, PLR0917 - fixtures
         self,
         keeper: DaskKeeper,

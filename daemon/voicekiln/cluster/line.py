@@ -235,7 +235,7 @@ class Line:
                 await asyncio.wait_for(where.gone.wait(), GRACE_S)
             if where.gone.is_set() or not await _answers(client):
                 raise LostError(self._went_away(), counts=False) from error
-            if door == "hear":
+            if door in {"begin", "hear"}:
                 raise LostError(f"the Dask worker at {where.address} went away", counts=True) from error
             self._unreached.add(where.address)
             raise LostError(f"the Dask worker at {where.address} cannot be reached", counts=False) from error
